@@ -1,0 +1,9 @@
+//! Device operations on slices and tensors, and their CPU twins.
+//!
+//! A kernel knows numbers and shapes, never a sequence, a request or a model. The result of a row
+//! never depends on its neighbours or on the number of threads.
+
+pub mod cpu;
+
+/// Tokens of a page of the KV cache.
+pub const PAGE_TOKENS: usize = 64;
