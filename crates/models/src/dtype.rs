@@ -1,0 +1,148 @@
+//! `WeightDtype`: number formats of stored weights, their block sizes, and their ids in files.
+
+use candle_core::quantized::GgmlDType;
+
+/// Number format of a stored weight. Quantized formats keep blocks of elements of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names are those of the formats")]
+pub enum WeightDtype {
+    F32,
+    F16,
+    BF16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q5K,
+    Q6K,
+}
+
+impl WeightDtype {
+    /// All formats, in the order in which messages list them.
+    pub const ALL: [Self; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// Elements of a block; a row is whole blocks.
+    pub fn block_elements(self) -> usize {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => 1,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+        }
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+        }
+    }
+
+    /// Bytes of `elements` elements; `None` if they are no whole blocks or too many to address.
+    pub fn bytes(self, elements: usize) -> Option<usize> {
+        if !elements.is_multiple_of(self.block_elements()) {
+            return None;
+        }
+        (elements / self.block_elements()).checked_mul(self.block_bytes())
+    }
+
+    /// False for the plain floats.
+    pub fn is_quantized(self) -> bool {
+        self.block_elements() > 1
+    }
+
+    /// The same format in candle's quantized tensors.
+    pub fn ggml(self) -> GgmlDType {
+        match self {
+            Self::F32 => GgmlDType::F32,
+            Self::F16 => GgmlDType::F16,
+            Self::BF16 => GgmlDType::BF16,
+            Self::Q4_0 => GgmlDType::Q4_0,
+            Self::Q4_1 => GgmlDType::Q4_1,
+            Self::Q5_0 => GgmlDType::Q5_0,
+            Self::Q5_1 => GgmlDType::Q5_1,
+            Self::Q8_0 => GgmlDType::Q8_0,
+            Self::Q4K => GgmlDType::Q4K,
+            Self::Q5K => GgmlDType::Q5K,
+            Self::Q6K => GgmlDType::Q6K,
+        }
+    }
+
+    /// Id of the format in a GGUF tensor list.
+    pub(crate) fn gguf_id(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
+            Self::BF16 => 30,
+        }
+    }
+
+    /// Format of a GGUF id, if served.
+    pub(crate) fn from_gguf_id(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.gguf_id() == id)
+    }
+
+    /// The served formats, for messages.
+    pub(crate) fn served() -> String {
+        Self::ALL.map(|dtype| format!("{dtype:?}")).join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_as_large_as_in_candle() {
+        for dtype in WeightDtype::ALL {
+            assert_eq!(dtype.block_elements(), dtype.ggml().block_size(), "{dtype:?}");
+            assert_eq!(dtype.block_bytes(), dtype.ggml().type_size(), "{dtype:?}");
+            assert_eq!(WeightDtype::from_gguf_id(dtype.gguf_id()), Some(dtype));
+        }
+        assert_eq!(WeightDtype::from_gguf_id(4), None);
+    }
+
+    #[test]
+    fn bytes_need_whole_blocks() {
+        let cases = [
+            (WeightDtype::F32, 3, Some(12)),
+            (WeightDtype::Q4_0, 64, Some(36)),
+            (WeightDtype::Q4_0, 63, None),
+            (WeightDtype::Q6K, 256, Some(210)),
+            (WeightDtype::F32, usize::MAX, None),
+        ];
+        for (dtype, elements, expected) in cases {
+            assert_eq!(dtype.bytes(elements), expected, "{dtype:?} {elements}");
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Weights and arithmetic of a decoder: its files, their configuration, and the forward pass.
+
+mod attend;
+mod bytes;
+mod decoder;
+mod dtype;
+mod dummy;
+mod embedding;
+mod error;
+mod family;
+mod files;
+mod gguf;
+mod hf_config;
+mod linear;
+mod load;
+mod mlp;
+mod norm;
+mod rope;
+mod safetensors;
+mod spec;
+
+pub use attend::Attend;
+pub use bytes::Bytes;
+pub use decoder::Decoder;
+pub use dtype::WeightDtype;
+pub use embedding::Embedding;
+pub use error::Error;
+pub use files::{ModelFiles, TensorView};
+pub use gguf::{Array, Gguf, Value};
+pub use hf_config::{
+    AttentionConfig, HfConfig, OutputConfig, RopeConfig, RopeScalingConfig, SizeConfig,
+};
+pub use linear::Linear;
+pub use mlp::Mlp;
+pub use norm::RmsNorm;
+pub use rope::{Angles, Rotary};
+pub use spec::{Bias, DecoderSpec, Heads, LayerSpec, Rope, RopeScaling};

@@ -1,0 +1,204 @@
+//! `Linear`: activations times a stored matrix, in the format in which the file has it.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use candle_core::quantized::QuantizedType;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use half::{bf16, f16};
+use kvant_kernels::cpu::{MatmulShape, Weights, matmul};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use crate::{Bytes, TensorView, WeightDtype};
+
+/// Alignment that every stored number and block can do with.
+const ALIGN: usize = 4;
+
+/// `y = x · weightsᵀ + bias` for one matrix, or several that read the same x, their results side by
+/// side.
+///
+/// A row of y does not depend on the other rows of x: it is the same, bit for bit, alone and in a
+/// batch.
+#[derive(Debug)]
+pub struct Linear {
+    parts: Vec<Part>,
+    bias: Option<Vec<f32>>,
+    input: usize,
+    output: usize,
+}
+
+impl Linear {
+    /// One matrix `[out, in]`, and a bias of `out` elements.
+    pub fn new(weights: &TensorView, bias: Option<Vec<f32>>) -> Result<Self> {
+        Self::joined(std::slice::from_ref(weights), bias)
+    }
+
+    /// Matrices `[out, in]` of equal `in`, one below the other; neighbours of one format become one
+    /// matrix in memory.
+    pub fn joined(weights: &[TensorView], bias: Option<Vec<f32>>) -> Result<Self> {
+        let parts = weights.chunk_by(|a, b| a.dtype == b.dtype).map(Part::new);
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let Some(input) = parts.first().map(|part| part.input) else { bail!("no matrix") };
+        if parts.iter().any(|part| part.input != input) {
+            bail!("matrices of different input sizes cannot be joined")
+        }
+        let output = parts.iter().map(|part| part.output).sum();
+        if let Some(length) = bias.as_ref().map(Vec::len).filter(|length| *length != output) {
+            bail!("a bias of {length} elements for a matrix of {output} rows")
+        }
+        Ok(Self { parts, bias, input, output })
+    }
+
+    /// x: `[tokens, in]` f32, contiguous; returns `[tokens, out]` f32.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1_no_bwd(self)
+    }
+
+    /// Bytes of the matrices and the bias.
+    pub fn bytes(&self) -> u64 {
+        let bias = self.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()));
+        self.parts.iter().map(Part::bytes).sum::<usize>() as u64 + bias as u64
+    }
+
+    fn compute(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let rows = x.len() / self.input;
+        let mut out = vec![0.0; rows * self.output];
+        if let [part] = self.parts.as_slice() {
+            part.multiply(&mut out, x)?;
+        } else {
+            let mut first = 0;
+            for part in &self.parts {
+                let mut own = vec![0.0; rows * part.output];
+                part.multiply(&mut own, x)?;
+                let rows = out.chunks_exact_mut(self.output).zip(own.chunks_exact(part.output));
+                rows.for_each(|(out, own)| out[first..][..part.output].copy_from_slice(own));
+                first += part.output;
+            }
+        }
+        if let Some(bias) = &self.bias {
+            for row in out.chunks_exact_mut(self.output) {
+                row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl CustomOp1 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, input) = layout.shape().dims2()?;
+        if input != self.input {
+            bail!("activations [{rows}, {input}] for a matrix of {} inputs", self.input)
+        }
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            bail!("activations are not contiguous")
+        };
+        let out = self.compute(&x.as_slice::<f32>()?[start..end])?;
+        Ok((CpuStorage::F32(out), (rows, self.output).into()))
+    }
+}
+
+/// A matrix of one format.
+struct Part {
+    weights: Stored,
+    input: usize,
+    output: usize,
+}
+
+enum Stored {
+    /// As in the file, usually mapped: `[out, in]`.
+    Float(WeightDtype, Bytes),
+    /// candle's own copy of the blocks. Its plain product is used, not `QMatMul`: that one keeps a
+    /// second, repacked copy for some formats, and sums one row in another order than several.
+    Blocks(Box<dyn QuantizedType>),
+}
+
+impl Part {
+    /// Matrices of one format, at least one.
+    fn new(views: &[TensorView]) -> Result<Self> {
+        let view = &views[0];
+        let [_, input] = *view.shape.as_slice() else { bail!("{:?} is no matrix", view.shape) };
+        let Some(row_bytes) = view.dtype.bytes(input).filter(|bytes| *bytes > 0) else {
+            bail!("rows of {input} elements are no whole blocks of {:?}", view.dtype)
+        };
+        let mut output = 0;
+        for view in views {
+            let [rows, columns] = *view.shape.as_slice() else {
+                bail!("{:?} is no matrix", view.shape)
+            };
+            if columns != input || Some(view.bytes.len()) != row_bytes.checked_mul(rows) {
+                bail!("{:?} {:?} has {} bytes", view.dtype, view.shape, view.bytes.len())
+            }
+            output += rows;
+        }
+        let bytes = match views {
+            [view] => view.bytes.clone(),
+            views => views.iter().map(|view| &*view.bytes).collect::<Vec<_>>().concat().into(),
+        };
+        let weights = if view.dtype.is_quantized() {
+            Stored::Blocks(blocks(view.dtype, &bytes))
+        } else if bytes.as_ptr().addr().is_multiple_of(ALIGN) {
+            Stored::Float(view.dtype, bytes)
+        } else {
+            Stored::Float(view.dtype, bytes.to_vec().into())
+        };
+        Ok(Self { weights, input, output })
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.weights {
+            Stored::Float(_, bytes) => bytes.len(),
+            Stored::Blocks(blocks) => blocks.storage_size_in_bytes(),
+        }
+    }
+
+    /// out: `[rows, output]`, x: `[rows, input]`.
+    fn multiply(&self, out: &mut [f32], x: &[f32]) -> Result<()> {
+        let shape =
+            MatmulShape { rows: x.len() / self.input, input: self.input, output: self.output };
+        let (dtype, bytes) = match &self.weights {
+            Stored::Blocks(blocks) => {
+                return blocks.matmul_t((shape.rows, shape.input, shape.output), x, out);
+            }
+            Stored::Float(dtype, bytes) => (*dtype, bytes),
+        };
+        let weights = match dtype {
+            WeightDtype::F16 => Weights::F16(numbers::<f16>(bytes)?),
+            WeightDtype::BF16 => Weights::BF16(numbers::<bf16>(bytes)?),
+            _ => Weights::F32(numbers::<f32>(bytes)?),
+        };
+        matmul(out, x, weights, shape);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { weights: _, input, output } = self;
+        write!(f, "Part [{output}, {input}]")
+    }
+}
+
+/// Blocks in candle's memory; `bytes` may have any alignment.
+pub(crate) fn blocks(dtype: WeightDtype, bytes: &[u8]) -> Box<dyn QuantizedType> {
+    // candle panics on an odd address.
+    if bytes.as_ptr().addr().is_multiple_of(ALIGN) {
+        return dtype.ggml().from_data(Cow::Borrowed(bytes));
+    }
+    let mut padded = vec![0; bytes.len() + ALIGN];
+    let start = padded.as_ptr().addr().next_multiple_of(ALIGN) - padded.as_ptr().addr();
+    padded[start..][..bytes.len()].copy_from_slice(bytes);
+    dtype.ggml().from_data(Cow::Borrowed(&padded[start..][..bytes.len()]))
+}
+
+fn numbers<T: FromBytes + Immutable + KnownLayout>(bytes: &[u8]) -> Result<&[T]> {
+    let Ok(numbers) = <[T]>::ref_from_bytes(bytes) else { bail!("weights are not aligned") };
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! `Linear` in every format: against f64, by parts, at odd addresses, and rows alone against rows
+//! together.
+
+use candle_core::Device;
+use candle_core::quantized::QTensor;
+
+use super::*;
+
+/// A matrix in -1..1 that no format holds exactly, as stored and as it reads back.
+fn matrix(dtype: WeightDtype, shape: [usize; 2], seed: usize) -> (TensorView, Vec<f32>) {
+    let count = shape[0] * shape[1];
+    let element = |i: usize| (((i + seed) * 7919 % 10_007) as f32 - 5003.0) / 5003.0;
+    let values: Vec<f32> = (0..count).map(element).collect();
+    let values = Tensor::from_vec(values, (shape[0], shape[1]), &Device::Cpu).unwrap();
+    let stored = QTensor::quantize(&values, dtype.ggml()).unwrap();
+    let exact = stored.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
+    let bytes = stored.data().unwrap().to_vec().into();
+    (TensorView { dtype, shape: shape.to_vec(), bytes }, exact.to_vec1().unwrap())
+}
+
+fn run(linear: &Linear, x: &[f32]) -> Vec<f32> {
+    let x = Tensor::from_slice(x, (x.len() / linear.input, linear.input), &Device::Cpu).unwrap();
+    linear.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn activations(rows: usize, input: usize) -> Vec<f32> {
+    (0..rows * input).map(|i| ((i * 6007 % 4001) as f32 - 2000.0) / 2000.0).collect()
+}
+
+#[test]
+fn every_format_agrees_with_f64_and_keeps_rows_apart() {
+    let (rows, input) = (37, 512);
+    for dtype in WeightDtype::ALL {
+        for output in [1, 16, 35] {
+            let (view, exact) = matrix(dtype, [output, input], 11);
+            let linear = Linear::new(&view, None).unwrap();
+            let x = activations(rows, input);
+            let out = run(&linear, &x);
+            // Products of blocks also round the activations, to 8 bits.
+            let bound = if dtype.is_quantized() { 0.3 } else { 1e-4 };
+            for (x, out) in x.chunks(input).zip(out.chunks(output)) {
+                assert_eq!(run(&linear, x), out, "{dtype:?}: a row alone differs");
+                for (weights, out) in exact.chunks(input).zip(out) {
+                    let products =
+                        x.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w));
+                    let error = (products.sum::<f64>() - f64::from(*out)).abs();
+                    assert!(error < bound, "{dtype:?}: {out} is {error} off");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn joined_matrices_give_their_results_side_by_side() {
+    let formats = [
+        [WeightDtype::F16; 3],
+        [WeightDtype::Q4K; 3],
+        [WeightDtype::Q4K, WeightDtype::Q4K, WeightDtype::Q6K],
+        [WeightDtype::F32, WeightDtype::BF16, WeightDtype::F32],
+    ];
+    let (input, rows) = (256, 3);
+    let x = activations(rows, input);
+    let bias: Vec<f32> = (0..12).map(|i| i as f32 / 4.0).collect();
+    for formats in formats {
+        let outputs = [4, 6, 2];
+        let views = [0, 1, 2].map(|i| matrix(formats[i], [outputs[i], input], i).0);
+        let joined = Linear::joined(&views, Some(bias.clone())).unwrap();
+        let out = run(&joined, &x);
+        let mut first = 0;
+        for (view, output) in views.iter().zip(outputs) {
+            let alone = run(&Linear::new(view, None).unwrap(), &x);
+            for row in 0..rows {
+                for column in 0..output {
+                    let expected = alone[row * output + column] + bias[first + column];
+                    assert_eq!(out[row * 12 + first + column], expected, "{formats:?}");
+                }
+            }
+            first += output;
+        }
+        let bytes = views.iter().map(|view| view.bytes.len() as u64).sum::<u64>();
+        assert_eq!(joined.bytes(), bytes + 48);
+    }
+}
+
+#[test]
+fn any_address_will_do() {
+    for dtype in WeightDtype::ALL {
+        let (view, _) = matrix(dtype, [5, 256], 3);
+        let mut shifted = vec![0];
+        shifted.extend_from_slice(&view.bytes);
+        let end = shifted.len();
+        let bytes = Bytes::from(shifted).slice(1..end).unwrap();
+        let odd = TensorView { bytes, ..view.clone() };
+        let x = activations(2, 256);
+        let run = |view| run(&Linear::new(view, None).unwrap(), &x);
+        assert_eq!(run(&odd), run(&view), "{dtype:?}");
+    }
+}
+
+#[test]
+fn aligned_floats_are_not_copied() {
+    let (view, _) = matrix(WeightDtype::F16, [5, 64], 3);
+    let linear = Linear::new(&view, None).unwrap();
+    let Stored::Float(_, bytes) = &linear.parts[0].weights else { panic!("not kept as floats") };
+    assert_eq!(bytes.as_ptr(), view.bytes.as_ptr());
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let (view, _) = matrix(WeightDtype::F32, [4, 64], 0);
+    let (other, _) = matrix(WeightDtype::F32, [4, 32], 0);
+    assert!(Linear::new(&view, Some(vec![0.0; 3])).is_err());
+    assert!(Linear::joined(&[view.clone(), other], None).is_err());
+    assert!(Linear::joined(&[], None).is_err());
+    let wrong = [
+        TensorView { shape: vec![256], ..view.clone() },
+        TensorView { shape: vec![4, 65], ..view.clone() },
+        TensorView { dtype: WeightDtype::Q4K, ..view.clone() },
+    ];
+    assert!(wrong.iter().all(|view| Linear::new(view, None).is_err()));
+    let linear = Linear::new(&view, None).unwrap();
+    let x = Tensor::zeros((1, 65), candle_core::DType::F32, &Device::Cpu).unwrap();
+    assert!(linear.forward(&x).is_err());
+}

@@ -1,0 +1,201 @@
+//! Logits of tiny decoders against those that the reference library gave for the same weights:
+//! tests/golden, made by scripts/make-golden.py. Attention is a plain one in f64, so that nothing
+//! but this crate is tested.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{Device, Result, Tensor};
+use kvant_models::{Attend, Decoder, DecoderSpec, Heads, ModelFiles};
+
+/// Causal attention over every sequence's keys and values, kept whole.
+struct PlainAttend {
+    heads: Heads,
+    scale: f64,
+    /// Keys and values of (sequence, layer), each `[tokens, heads.kv, dim]`.
+    cache: HashMap<(usize, usize), (Vec<f32>, Vec<f32>)>,
+    /// Sequence of every token of the step.
+    rows: Vec<usize>,
+}
+
+impl PlainAttend {
+    fn new(spec: &DecoderSpec) -> Self {
+        let scale = f64::from(spec.layers[0].scale);
+        Self { heads: spec.heads, scale, cache: HashMap::new(), rows: Vec::new() }
+    }
+
+    /// One query head over the keys and values of its sequence so far.
+    fn head(&self, q: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
+        let (stride, dim) = (self.heads.kv * self.heads.dim, self.heads.dim);
+        let dot = |key: &[f32]| q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
+        let scores: Vec<f64> = keys.chunks(stride).map(|k| dot(&k[..dim])).collect();
+        let scores = scores.iter().map(|score: &f64| score * self.scale);
+        let highest = scores.clone().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.map(|score| (score - highest).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let column = |d: usize| {
+            let values = values.chunks(stride).map(|v| f64::from(v[d]));
+            (weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() / total) as f32
+        };
+        (0..dim).map(column).collect()
+    }
+}
+
+impl Attend for PlainAttend {
+    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+        let Heads { q: q_heads, kv, dim } = self.heads;
+        assert_eq!(q.dims(), [self.rows.len(), q_heads, dim]);
+        assert_eq!((k.dims(), v.dims()), (&[self.rows.len(), kv, dim][..], k.dims()));
+        let [q, k, v] = [q, k, v].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let mut out = Vec::new();
+        for (token, &row) in self.rows.iter().enumerate() {
+            let new = token * kv * dim..(token + 1) * kv * dim;
+            let (keys, values) = self.cache.entry((row, layer)).or_default();
+            keys.extend_from_slice(&k[new.clone()]);
+            values.extend_from_slice(&v[new]);
+            let (keys, values) = &self.cache[&(row, layer)];
+            for head in 0..q_heads {
+                let q = &q[(token * q_heads + head) * dim..][..dim];
+                let first = head / (q_heads / kv) * dim;
+                out.extend(self.head(q, &keys[first..], &values[first..]));
+            }
+        }
+        Tensor::from_vec(out, (self.rows.len(), q_heads, dim), &Device::Cpu)
+    }
+}
+
+/// Runs steps of (sequence, first position, tokens) pieces; returns the logits of every sequence,
+/// in order.
+fn run(
+    decoder: &Decoder,
+    ids: &[u32],
+    steps: &[&[(usize, usize, usize)]],
+) -> HashMap<usize, Vec<Vec<f32>>> {
+    let mut attend = PlainAttend::new(decoder.spec());
+    let mut logits: HashMap<usize, Vec<Vec<f32>>> = HashMap::new();
+    for step in steps {
+        let tokens = || step.iter().flat_map(|&(row, at, n)| (at..at + n).map(move |p| (row, p)));
+        attend.rows = tokens().map(|(row, _)| row).collect();
+        let positions: Vec<u32> = tokens().map(|(_, position)| position as u32).collect();
+        let step_ids: Vec<u32> = tokens().map(|(_, position)| ids[position]).collect();
+        let hidden = decoder.forward(&step_ids, &positions, &mut attend).unwrap();
+        let rows = decoder.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
+        for ((row, _), out) in tokens().zip(rows) {
+            logits.entry(row).or_default().push(out);
+        }
+    }
+    logits
+}
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)
+}
+
+struct Golden {
+    decoder: Decoder,
+    ids: Vec<u32>,
+    logits: Vec<Vec<f32>>,
+}
+
+fn golden(name: &str) -> Golden {
+    let decoder = ModelFiles::open(&folder(name)).unwrap().load(&mut |_, _| {}).unwrap();
+    let path = folder(name).join("reference.safetensors");
+    let reference = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let ids = reference["ids"].to_vec1::<i64>().unwrap().iter().map(|&id| id as u32).collect();
+    Golden { decoder, ids, logits: reference["logits"].to_vec2().unwrap() }
+}
+
+fn largest_gap(ours: &[Vec<f32>], reference: &[Vec<f32>]) -> f32 {
+    assert_eq!(ours.len(), reference.len());
+    let pairs = ours.iter().flatten().zip(reference.iter().flatten());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, |most, gap| if gap > most { gap } else { most })
+}
+
+/// Whole, in pieces, and beside a second sequence: within `bound` of the reference, and the same
+/// bit for bit.
+fn check(name: &str, bound: f32) {
+    let Golden { decoder, ids, logits } = golden(name);
+    let n = ids.len();
+    let whole = &run(&decoder, &ids, &[&[(0, 0, n)]])[&0];
+    assert!(whole.iter().flatten().all(|logit| logit.is_finite()), "{name}");
+    let gap = largest_gap(whole, &logits);
+    println!("{name}: largest gap {gap:e}");
+    assert!(gap <= bound, "{name}: {gap} from the reference");
+    let pieces: [&[_]; 5] =
+        [&[(0, 0, 17)], &[(0, 17, 1)], &[(0, 18, 1)], &[(0, 19, 5)], &[(0, 24, n - 24)]];
+    assert_eq!(&run(&decoder, &ids, &pieces)[&0], whole, "{name} in pieces");
+    let beside: [&[_]; 4] = [
+        &[(7, 0, 3), (0, 0, 11)],
+        &[(0, 11, 1), (7, 3, 20)],
+        &[(7, 23, 1), (0, 12, 1)],
+        &[(0, 13, n - 13), (7, 24, n - 24)],
+    ];
+    let both = run(&decoder, &ids, &beside);
+    assert_eq!(&both[&0], whole, "{name} beside another sequence");
+    assert_eq!(&both[&7], whole, "{name} beside another sequence");
+}
+
+#[test]
+fn grouped_heads_and_a_tied_head() {
+    check("llama-gqa-tied", 1e-4);
+}
+
+#[test]
+fn llama3_rope_scaling_and_f16_weights() {
+    check("llama-rope-llama3", 1e-4);
+}
+
+#[test]
+fn linear_rope_scaling_and_bf16_weights() {
+    check("llama-rope-linear", 1e-4);
+}
+
+#[test]
+fn biases() {
+    check("llama-bias", 1e-4);
+}
+
+#[test]
+fn gguf_with_interleaved_heads_and_rope_factors() {
+    check("llama-gguf-f32", 1e-4);
+}
+
+/// The reference rounds the input of every product to Q8_0 too.
+#[test]
+fn gguf_in_q8_0() {
+    check("llama-gguf-q8_0", 1e-4);
+}
+
+#[test]
+fn dummy_weights_need_a_configuration_only_and_repeat() {
+    let files = ModelFiles::open_config_only(&folder("llama-bias")).unwrap();
+    let logits = |seed| {
+        let decoder = files.load_dummy(seed).unwrap();
+        run(&decoder, &[3, 1, 4, 1, 5], &[&[(0, 0, 5)]])[&0].clone()
+    };
+    assert_eq!(logits(1), logits(1));
+    assert_ne!(logits(1), logits(2));
+    assert!(logits(1).iter().flatten().all(|logit| logit.is_finite() && logit.abs() < 100.0));
+}
+
+#[test]
+fn loading_tells_how_far_it_is() {
+    let files = ModelFiles::open(&folder("llama-rope-llama3")).unwrap();
+    let mut told = Vec::new();
+    let decoder = files.load(&mut |done, total| told.push((done, total))).unwrap();
+    assert!(told.is_sorted() && told.iter().all(|&(_, total)| total == files.total_bytes()));
+    assert_eq!(told.last(), Some(&(files.total_bytes(), files.total_bytes())));
+    // Five norms of 64 elements are widened from 2 bytes to 4.
+    assert_eq!(decoder.weight_bytes(), files.total_bytes() + 5 * 64 * 2);
+}
+
+#[test]
+fn wrong_steps_are_errors() {
+    let Golden { decoder, .. } = golden("llama-gqa-tied");
+    let mut attend = PlainAttend::new(decoder.spec());
+    assert!(decoder.forward(&[], &[], &mut attend).is_err());
+    assert!(decoder.forward(&[1, 2], &[0], &mut attend).is_err());
+    attend.rows = vec![0];
+    assert!(decoder.forward(&[95], &[0], &mut attend).is_ok());
+    assert!(decoder.forward(&[96], &[1], &mut attend).is_err());
+}
