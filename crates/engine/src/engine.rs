@@ -1,0 +1,256 @@
+//! `Engine`: the loop and its thread: take, plan, run, commit.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use kvant_kv_cache::{PAGE_TOKENS, pages_for};
+use tokio::sync::mpsc::{self, error::TryRecvError};
+
+use crate::handle::{Handle, Limits, Shared, Submission};
+use crate::pace::Pace;
+use crate::queue::Place;
+use crate::request::{SeqId, TokenEvent};
+use crate::runner::{RunError, Runner};
+use crate::scheduler::{Emit, Scheduler, SchedulerLimits};
+use crate::sequence::PhaseKind;
+use crate::step::Step;
+
+/// Sizes and bounds of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Sequences in prefill and decode together.
+    pub sequences: usize,
+    /// Tokens of one step at most.
+    pub step_tokens: usize,
+    /// Requests that may wait.
+    pub waiting_requests: usize,
+    /// Their prompt tokens together.
+    pub waiting_tokens: usize,
+    /// Longest prompt and output together.
+    pub context_tokens: usize,
+    /// Pages of the runner's cache; at least one whole context.
+    pub cache_pages: usize,
+    /// Tokens of the runner's staging; at least one whole context.
+    pub staging_tokens: usize,
+    /// Token ids are below it.
+    pub vocab: usize,
+    /// Silence at work after which the engine counts as stalled.
+    pub stall: Duration,
+}
+
+/// Everything that the engine's thread owns.
+#[derive(Debug)]
+pub struct Engine<R> {
+    scheduler: Scheduler,
+    runner: R,
+    pace: Pace,
+    submissions: mpsc::UnboundedReceiver<Submission>,
+    clients: HashMap<SeqId, Client>,
+    shared: Arc<Shared>,
+}
+
+/// Who waits for a sequence.
+#[derive(Debug)]
+struct Client {
+    events: mpsc::UnboundedSender<TokenEvent>,
+    /// Until the first admission.
+    place: Option<Place>,
+    submitted: Instant,
+    admitted: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+impl<R: Runner + 'static> Engine<R> {
+    /// Starts the thread; it ends when all handles are gone and the work is done.
+    ///
+    /// # Panics
+    /// If cache or staging are smaller than a context, or the system gives no thread.
+    pub fn start(runner: R, options: EngineOptions) -> Handle {
+        let EngineOptions { context_tokens, cache_pages, staging_tokens, .. } = options;
+        let room = cache_pages.min(staging_tokens / PAGE_TOKENS);
+        assert!(pages_for(context_tokens) <= room, "a context must fit into cache and staging");
+        let limits = Limits {
+            context_tokens,
+            vocab: options.vocab,
+            sequences: options.sequences,
+            waiting_requests: options.waiting_requests,
+            waiting_tokens: options.waiting_tokens,
+        };
+        let scheduler = Scheduler::new(SchedulerLimits {
+            sequences: options.sequences,
+            cache_pages,
+            staging_tiles: staging_tokens / PAGE_TOKENS,
+        });
+        let shared = Arc::new(Shared::new(limits, options.stall));
+        shared.figures.pages.store(cache_pages as u64, Relaxed);
+        let (sender, submissions) = mpsc::unbounded_channel();
+        let handle = Handle::new(sender, shared.clone());
+        let pace = Pace::new(options.step_tokens);
+        let engine = Self { scheduler, runner, pace, submissions, clients: HashMap::new(), shared };
+        let thread = std::thread::Builder::new().name("engine".into());
+        thread.spawn(move || engine.live()).expect("the system gives a thread at start");
+        handle
+    }
+
+    /// Runs until there is nobody left to serve. Whatever goes wrong ends here: streams end with an error, and the
+    /// handle says why.
+    fn live(mut self) {
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            while self.take() {
+                self.step()?;
+            }
+            Ok::<(), RunError>(())
+        }));
+        let why = match ended {
+            Ok(Ok(())) => "the engine has ended".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("the engine panicked: {}", panic_text(&*panic)),
+        };
+        // First the reason, so that whoever sees a stream end sees why.
+        self.shared.die(why.clone());
+        if !self.clients.is_empty() {
+            tracing::error!("{why}; {} sequences end", self.clients.len());
+        }
+        self.submissions.close();
+        while let Ok(submission) = self.submissions.try_recv() {
+            let _ = submission.events.send(TokenEvent::Failed(why.clone()));
+        }
+        for client in self.clients.values() {
+            let _ = client.events.send(TokenEvent::Failed(why.clone()));
+        }
+    }
+
+    /// One turn.
+    fn step(&mut self) -> Result<(), RunError> {
+        self.shared.heartbeat.beat();
+        let step = self.scheduler.plan(self.pace.budget_tokens());
+        for seq in self.scheduler.take_preempted() {
+            self.runner.forget(seq);
+            self.shared.figures.preemptions.fetch_add(1, Relaxed);
+        }
+        self.admitted(&step);
+        let start = Instant::now();
+        let sampled = self.runner.run(&step, &self.shared.heartbeat)?;
+        if !step.prefill.is_empty() {
+            self.pace.learn(tokens(&step), start.elapsed());
+        }
+        let emits = self.scheduler.commit(&step, sampled);
+        self.shared.figures.steps.fetch_add(1, Relaxed);
+        self.publish();
+        self.emit(emits);
+        Ok(())
+    }
+
+    /// Takes what has come, drops whose client has left, and waits if there is nothing to do; false when nobody is
+    /// left to ask for more.
+    fn take(&mut self) -> bool {
+        loop {
+            loop {
+                match self.submissions.try_recv() {
+                    Ok(submission) => self.submit(submission),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) if self.clients.is_empty() => return false,
+                    Err(TryRecvError::Disconnected) => break,
+                }
+            }
+            self.drop_left();
+            if !self.scheduler.is_idle() {
+                return true;
+            }
+            self.scheduler.check();
+            self.publish();
+            self.shared.heartbeat.rest();
+            let Some(submission) = self.submissions.blocking_recv() else { return false };
+            self.shared.heartbeat.beat();
+            self.submit(submission);
+        }
+    }
+
+    fn submit(&mut self, Submission { request, events, place, at }: Submission) {
+        let seq = self.scheduler.submit(request);
+        let client =
+            Client { events, place: Some(place), submitted: at, admitted: None, first_token: None };
+        self.clients.insert(seq, client);
+    }
+
+    /// Cancels the sequences whose streams were dropped.
+    fn drop_left(&mut self) {
+        let left = self.clients.iter().filter(|(_, client)| client.events.is_closed());
+        let left: Vec<SeqId> = left.map(|(seq, _)| *seq).collect();
+        for seq in left {
+            let figures = &self.shared.figures;
+            let counter = match self.scheduler.cancel(seq) {
+                Some(PhaseKind::Waiting) => &figures.cancelled_waiting,
+                Some(PhaseKind::Prefill) => &figures.cancelled_prefill,
+                Some(PhaseKind::Decode) | None => &figures.cancelled_decode,
+            };
+            counter.fetch_add(1, Relaxed);
+            self.runner.forget(seq);
+            self.clients.remove(&seq);
+        }
+    }
+
+    /// Notes which sequences are in a step for the first time.
+    fn admitted(&mut self, step: &Step) {
+        for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
+            let Some(client) = self.clients.get_mut(&chunk.seq) else { continue };
+            if client.place.take().is_some() {
+                client.admitted = Some(Instant::now());
+                let prompt = u64::from(chunk.total);
+                self.shared.figures.prompt_tokens.fetch_add(prompt, Relaxed);
+            }
+        }
+    }
+
+    fn emit(&mut self, emits: Vec<Emit>) {
+        let now = Instant::now();
+        for Emit { seq, mut event } in emits {
+            let Some(client) = self.clients.get_mut(&seq) else { continue };
+            let mut over = false;
+            match &mut event {
+                TokenEvent::Prompt(_) => {}
+                TokenEvent::Token { .. } => {
+                    client.first_token.get_or_insert(now);
+                }
+                TokenEvent::Done { usage, .. } => {
+                    let first = client.first_token.unwrap_or(now);
+                    let admitted = client.admitted.unwrap_or(first);
+                    usage.queued = admitted.duration_since(client.submitted);
+                    usage.prefill = first.duration_since(admitted);
+                    usage.decode = now.duration_since(first);
+                    let output = u64::from(usage.output_tokens);
+                    self.shared.figures.output_tokens.fetch_add(output, Relaxed);
+                    over = true;
+                }
+                TokenEvent::Failed(_) => over = true,
+            }
+            // A client that has left is noticed by the next `take`.
+            let _ = client.events.send(event);
+            if over {
+                self.clients.remove(&seq);
+            }
+        }
+    }
+
+    /// Brings the figures up to date.
+    fn publish(&self) {
+        let figures = &self.shared.figures;
+        figures.running.store(self.scheduler.running() as u64, Relaxed);
+        figures.preempted.store(self.scheduler.waiting().1 as u64, Relaxed);
+        figures.pages_used.store(self.scheduler.pool().used() as u64, Relaxed);
+        let staged = self.scheduler.tiles_used() * PAGE_TOKENS;
+        figures.staging_tokens_used.store(staged as u64, Relaxed);
+    }
+}
+
+fn tokens(step: &Step) -> usize {
+    step.decode.len() + step.prefill.iter().map(|chunk| chunk.tokens.len()).sum::<usize>()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}

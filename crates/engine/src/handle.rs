@@ -1,0 +1,197 @@
+//! `Handle`: the engine's door for other threads: submit, watch, drain. Nothing here waits for the engine's thread.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::figures::{Figures, Gauges};
+use crate::heartbeat::Heartbeat;
+use crate::queue::{Place, Queue};
+use crate::request::{GenerateRequest, Rejected, TokenEvent};
+
+/// Bounds that hold for the life of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest prompt and output together.
+    pub context_tokens: usize,
+    /// Token ids are below it.
+    pub vocab: usize,
+    /// Sequences that compute at the same time.
+    pub sequences: usize,
+    /// Requests that may wait.
+    pub waiting_requests: usize,
+    /// Prompt tokens that may wait.
+    pub waiting_tokens: usize,
+}
+
+/// How the engine's thread is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Idle, or at work with a fresh heartbeat.
+    Ok,
+    /// No new requests are taken; running ones go on.
+    Draining,
+    /// At work, but without a heartbeat for so long.
+    Stalled(Duration),
+    /// The thread has ended; the text says why.
+    Dead(String),
+}
+
+/// What the engine's thread is told. [`Queue`] bounds what waits, so the channel need not be.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    /// Within the limits.
+    pub(crate) request: GenerateRequest,
+    /// Where its events go; closed when the client has left.
+    pub(crate) events: mpsc::UnboundedSender<TokenEvent>,
+    /// Given back when the sequence is admitted or gone.
+    pub(crate) place: Place,
+    /// When it came.
+    pub(crate) at: Instant,
+}
+
+/// The door; clones share it. The engine's thread ends when all are gone and its work is done.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    submissions: mpsc::UnboundedSender<Submission>,
+    shared: Arc<Shared>,
+}
+
+/// What the handles and the engine's thread both see.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) figures: Figures,
+    pub(crate) heartbeat: Arc<Heartbeat>,
+    queue: Arc<Queue>,
+    draining: AtomicBool,
+    /// Why the thread has ended.
+    death: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub(crate) fn new(limits: Limits, stall: Duration) -> Self {
+        Self {
+            limits,
+            figures: Figures::default(),
+            heartbeat: Arc::new(Heartbeat::new(stall)),
+            queue: Queue::new(limits.waiting_requests, limits.waiting_tokens),
+            draining: AtomicBool::new(false),
+            death: Mutex::new(None),
+        }
+    }
+
+    /// The thread has ended; the first reason stays.
+    pub(crate) fn die(&self, why: String) {
+        let mut death = self.death.lock().unwrap_or_else(PoisonError::into_inner);
+        death.get_or_insert(why);
+    }
+
+    fn death(&self) -> Option<String> {
+        self.death.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(submissions: mpsc::UnboundedSender<Submission>, shared: Arc<Shared>) -> Self {
+        Self { submissions, shared }
+    }
+
+    /// Hands a request to the engine, or says at once why not. Dropping the stream cancels the sequence.
+    pub fn submit(&self, request: GenerateRequest) -> Result<TokenStream, Rejected> {
+        if self.shared.death().is_some() {
+            return Err(Rejected::Dead);
+        }
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(Rejected::Closing);
+        }
+        self.check(&request)?;
+        let place = Queue::enter(&self.shared.queue, request.prompt.len())?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let submission = Submission { request, events, place, at: Instant::now() };
+        self.submissions.send(submission).map_err(|_| Rejected::Dead)?;
+        Ok(TokenStream { events: receiver })
+    }
+
+    /// Whether a request is within the limits. `submit` checks the same.
+    pub fn check(&self, request: &GenerateRequest) -> Result<(), Rejected> {
+        let limits = &self.shared.limits;
+        let prompt = request.prompt.len();
+        if prompt == 0 {
+            return Err(Rejected::Invalid("the prompt has no tokens".into()));
+        }
+        let output = request.stop.max_tokens as usize;
+        if output == 0 {
+            return Err(Rejected::Invalid("max_tokens is 0, it must be at least 1".into()));
+        }
+        if prompt + output > limits.context_tokens {
+            return Err(Rejected::TooLong { limit: limits.context_tokens, prompt, output });
+        }
+        if prompt > limits.waiting_tokens {
+            return Err(Rejected::TooLong { limit: limits.waiting_tokens, prompt, output });
+        }
+        let biased = request.sampling.logit_bias.iter().map(|(token, _)| token);
+        let named = request.prompt.iter().chain(biased).chain(&request.stop.stop_tokens);
+        match named.copied().find(|token| *token as usize >= limits.vocab) {
+            Some(token) => Err(Rejected::Invalid(format!(
+                "token {token} is outside the vocabulary of {} tokens",
+                limits.vocab
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// How the engine's thread is. Never waits.
+    pub fn health(&self) -> Health {
+        if let Some(why) = self.shared.death() {
+            return Health::Dead(why);
+        }
+        if let Some(silent) = self.shared.heartbeat.stalled() {
+            return Health::Stalled(silent);
+        }
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Health::Draining;
+        }
+        Health::Ok
+    }
+
+    /// Takes no new requests from now on; running and waiting ones go on.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+    }
+
+    /// Gauges and counters as of now.
+    pub fn gauges(&self) -> Gauges {
+        self.shared.figures.read(&self.shared.queue)
+    }
+}
+
+/// The events of one sequence. Dropping it cancels the sequence at the engine's next step.
+#[derive(Debug)]
+pub struct TokenStream {
+    events: mpsc::UnboundedReceiver<TokenEvent>,
+}
+
+impl TokenStream {
+    /// The next event; `None` after `Done` or `Failed`, or if the engine's thread is gone.
+    pub async fn recv(&mut self) -> Option<TokenEvent> {
+        self.events.recv().await
+    }
+
+    /// The same for a thread that may wait; not inside a tokio runtime.
+    pub fn blocking_recv(&mut self) -> Option<TokenEvent> {
+        self.events.blocking_recv()
+    }
+
+    /// An event that is there already.
+    pub fn try_recv(&mut self) -> Option<TokenEvent> {
+        self.events.try_recv().ok()
+    }
+}

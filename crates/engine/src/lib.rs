@@ -1,0 +1,31 @@
+//! When and with whom a token is computed.
+//!
+//! [`Handle`] is the door: a [`GenerateRequest`] goes in, a [`TokenStream`] comes out. Behind it one thread runs the
+//! [`Engine`]: take, plan ([`Scheduler`]), run ([`Runner`]), commit. Knows token ids; never text, JSON, HTTP or files.
+
+mod engine;
+mod figures;
+mod handle;
+mod heartbeat;
+pub mod memory;
+mod pace;
+mod queue;
+mod request;
+mod runner;
+mod sampler;
+mod scheduler;
+mod sequence;
+mod step;
+
+pub use engine::{Engine, EngineOptions};
+pub use figures::Gauges;
+pub use handle::{Handle, Health, Limits, TokenStream};
+pub use heartbeat::Heartbeat;
+pub use request::{
+    FinishReason, GenerateRequest, Rejected, SamplingParams, SeqId, StopRules, TokenEvent, TokenId,
+    TokenLogprob, Usage,
+};
+pub use runner::{ModelRunner, RunError, Runner};
+pub use scheduler::{Emit, Scheduler, SchedulerLimits};
+pub use sequence::PhaseKind;
+pub use step::{Completion, DecodeRow, PrefillChunk, PromptLogprobs, SampleRow, Sampled, Step};

@@ -1,0 +1,241 @@
+//! `MemoryPlan`: what the engine will take, laid out before anything is loaded; refuses what cannot fit.
+
+use std::fmt;
+
+use kvant_kv_cache::{CacheShape, PAGE_TOKENS, page_bytes, pages_for};
+use kvant_models::DecoderSpec;
+
+use crate::runner::LOGIT_ROWS;
+
+/// What a plan is made from. `None` stands for "choose".
+#[derive(Clone, Debug)]
+pub struct MemoryInputs<'a> {
+    /// Bytes that may be taken together.
+    pub available_bytes: u64,
+    /// Bytes of the weights.
+    pub weight_bytes: u64,
+    /// Layers of the cache.
+    pub shape: CacheShape,
+    /// The decoder.
+    pub spec: &'a DecoderSpec,
+    /// Longest prompt and output together.
+    pub context_tokens: Option<usize>,
+    /// Tokens of the cache.
+    pub cache_tokens: Option<usize>,
+    /// Prompt tokens in staging.
+    pub staging_tokens: Option<usize>,
+    /// Sequences that compute at the same time.
+    pub sequences: usize,
+    /// Tokens of a step.
+    pub step_tokens: usize,
+}
+
+/// Where the memory goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Bytes that may be taken together.
+    pub available_bytes: u64,
+    /// The weights.
+    pub weight_bytes: u64,
+    /// Activations, logits and buffers of a step.
+    pub workspace_bytes: u64,
+    /// 16-bit keys and values of prompts in prefill.
+    pub staging_bytes: u64,
+    /// The same in tokens, whole pages.
+    pub staging_tokens: usize,
+    /// One page in all layers.
+    pub page_bytes: u64,
+    /// Pages of the cache.
+    pub cache_pages: usize,
+    /// Longest prompt and output together.
+    pub context_tokens: usize,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// Not even one page and its staging.
+    #[error(
+        "the model does not fit: weights {weights}, workspace {workspace} and a context of one page take more than \
+         the {available} that may be taken; free memory, raise cache.memory_fraction, or choose a smaller model",
+        weights = Bytes(*weight_bytes), workspace = Bytes(*workspace_bytes), available = Bytes(*available_bytes)
+    )]
+    Model {
+        /// The weights.
+        weight_bytes: u64,
+        /// Activations, logits and buffers.
+        workspace_bytes: u64,
+        /// What may be taken.
+        available_bytes: u64,
+    },
+    /// What was asked for is more than there is.
+    #[error(
+        "the cache does not fit: weights {weights}, workspace {workspace}, staging of {staging_tokens} tokens and a \
+         cache of {cache_tokens} tokens take {needed}, and {available} may be taken; lower cache.tokens, \
+         scheduler.staging_tokens or scheduler.context_tokens, or raise cache.memory_fraction",
+        weights = Bytes(*weight_bytes), workspace = Bytes(*workspace_bytes),
+        needed = Bytes(*needed_bytes), available = Bytes(*available_bytes)
+    )]
+    Cache {
+        /// The weights.
+        weight_bytes: u64,
+        /// Activations, logits and buffers.
+        workspace_bytes: u64,
+        /// Tokens of staging.
+        staging_tokens: usize,
+        /// Tokens of the cache.
+        cache_tokens: usize,
+        /// All together.
+        needed_bytes: u64,
+        /// What may be taken.
+        available_bytes: u64,
+    },
+    /// A context longer than the model was made for.
+    #[error(
+        "scheduler.context_tokens is {asked}, but the model was made for {model} tokens; lower it or leave it out"
+    )]
+    Context {
+        /// Asked for.
+        asked: usize,
+        /// What the model was made for.
+        model: usize,
+    },
+    /// Cache or staging smaller than one context.
+    #[error(
+        "{key} is {tokens}, less than a context of {context} tokens; raise it, or lower scheduler.context_tokens"
+    )]
+    SmallerThanContext {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value in whole pages.
+        tokens: usize,
+        /// One context.
+        context: usize,
+    },
+}
+
+impl MemoryPlan {
+    /// Lays the memory out: weights and workspace first, then staging for one whole context, then pages: as many as
+    /// are left, or as the sequences can use.
+    pub fn new(inputs: &MemoryInputs<'_>) -> Result<Self, MemoryError> {
+        let MemoryInputs { available_bytes, weight_bytes, .. } = *inputs;
+        let workspace_bytes = workspace_bytes(inputs.spec, inputs.step_tokens);
+        let page_bytes = page_bytes(&inputs.shape).max(1);
+        // Staging is 16-bit, as dense pages are.
+        let tile_bytes: u64 =
+            inputs.shape.layers.iter().map(|layer| 4 * layer.page_len() as u64).sum();
+        let left = available_bytes.saturating_sub(weight_bytes.saturating_add(workspace_bytes));
+        let most = (left / (page_bytes + tile_bytes)) as usize * PAGE_TOKENS;
+        if most == 0 {
+            return Err(MemoryError::Model { weight_bytes, workspace_bytes, available_bytes });
+        }
+        let context_tokens = context(inputs, most)?;
+        let whole = |tokens: usize| tokens / PAGE_TOKENS * PAGE_TOKENS;
+        let one = pages_for(context_tokens) * PAGE_TOKENS;
+        let staging_tokens = inputs.staging_tokens.map_or(one, whole);
+        let staging_bytes = ((staging_tokens / PAGE_TOKENS) as u64).saturating_mul(tile_bytes);
+        let fit = (left.saturating_sub(staging_bytes) / page_bytes) as usize;
+        // More than all sequences can fill is never used.
+        let usable = pages_for(context_tokens).saturating_mul(inputs.sequences);
+        let cache_pages = inputs.cache_tokens.map_or(fit.min(usable), |t| t / PAGE_TOKENS);
+        for (key, tokens) in [
+            ("scheduler.staging_tokens", staging_tokens),
+            ("cache.tokens", cache_pages * PAGE_TOKENS),
+        ] {
+            if tokens < context_tokens {
+                return Err(MemoryError::SmallerThanContext {
+                    key,
+                    tokens,
+                    context: context_tokens,
+                });
+            }
+        }
+        let plan = Self {
+            available_bytes,
+            weight_bytes,
+            workspace_bytes,
+            staging_bytes,
+            staging_tokens,
+            page_bytes,
+            cache_pages,
+            context_tokens,
+        };
+        if plan.total_bytes() > available_bytes {
+            return Err(MemoryError::Cache {
+                weight_bytes,
+                workspace_bytes,
+                staging_tokens,
+                cache_tokens: cache_pages * PAGE_TOKENS,
+                needed_bytes: plan.total_bytes(),
+                available_bytes,
+            });
+        }
+        Ok(plan)
+    }
+
+    /// All of it.
+    pub fn total_bytes(&self) -> u64 {
+        let cache = self.page_bytes.saturating_mul(self.cache_pages as u64);
+        [self.weight_bytes, self.workspace_bytes, self.staging_bytes]
+            .iter()
+            .fold(cache, |sum, part| sum.saturating_add(*part))
+    }
+}
+
+/// The context asked for, or the model's as far as it fits into `most` tokens (and into the cache asked for).
+fn context(inputs: &MemoryInputs<'_>, most: usize) -> Result<usize, MemoryError> {
+    let model = inputs.spec.context;
+    if let Some(asked) = inputs.context_tokens {
+        return if asked > model { Err(MemoryError::Context { asked, model }) } else { Ok(asked) };
+    }
+    let asked = [inputs.cache_tokens, inputs.staging_tokens].into_iter().flatten();
+    let asked = asked.map(|tokens| tokens / PAGE_TOKENS * PAGE_TOKENS).min();
+    // Where both were asked for, what fits is checked against them, not against an even split.
+    Ok(model.min(asked.unwrap_or(most)).max(1))
+}
+
+/// Bytes of a step's activations, its logits and the kernels' buffers, from above.
+fn workspace_bytes(spec: &DecoderSpec, step_tokens: usize) -> u64 {
+    let heads = spec.heads;
+    let qkv = (heads.q + 2 * heads.kv) * heads.dim;
+    // The residual stream twice, a normed copy; q, k, v joined, apart, and rotated; the output of attention; gate and
+    // up joined, apart, and their product.
+    let widths = 3 * spec.hidden + 3 * qkv + 2 * heads.q * heads.dim + 4 * spec.intermediate;
+    let activations = step_tokens * widths * size_of::<f32>();
+    // Logits and a copy of them while they are cut.
+    let logits = 2 * LOGIT_ROWS * spec.vocab * size_of::<f32>();
+    // Fixed: threads, buffers of the kernels, the binary itself.
+    (activations + logits + (32 << 20)) as u64
+}
+
+/// Bytes as people read them.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} MiB", self.0 as f64 / f64::from(1 << 20))
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "weights {}, workspace {}, staging {} ({} tokens), cache {} ({} tokens in {} pages); {} of {}; context {} \
+             tokens",
+            Bytes(self.weight_bytes),
+            Bytes(self.workspace_bytes),
+            Bytes(self.staging_bytes),
+            self.staging_tokens,
+            Bytes(self.page_bytes * self.cache_pages as u64),
+            self.cache_pages * PAGE_TOKENS,
+            self.cache_pages,
+            Bytes(self.total_bytes()),
+            Bytes(self.available_bytes),
+            self.context_tokens,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Plans by hand: a decoder whose page costs a round number.
+
+use kvant_kv_cache::LayerShape;
+use kvant_models::{Bias, Heads, LayerSpec, Rope, RopeScaling};
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn spec() -> DecoderSpec {
+    let rope = Rope { theta: 1e4, scaling: RopeScaling::None };
+    DecoderSpec {
+        family: "llama",
+        hidden: 64,
+        intermediate: 128,
+        vocab: 1000,
+        context: 8192,
+        heads: Heads { q: 2, kv: 2, dim: 64 },
+        norm_eps: 1e-5,
+        bias: Bias::default(),
+        tied_head: true,
+        layers: vec![LayerSpec { window: None, scale: 0.125, rope }; 32],
+    }
+}
+
+/// A page of 32 layers of 2 heads of 64 takes 64 * 32 * 2 * 64 * 4 bytes: 1 MiB.
+fn plan(
+    available_mib: u64,
+    change: impl FnOnce(&mut MemoryInputs<'_>),
+) -> Result<MemoryPlan, MemoryError> {
+    let spec = spec();
+    let mut inputs = MemoryInputs {
+        available_bytes: available_mib * MIB + workspace_bytes(&spec, 512),
+        weight_bytes: 100 * MIB,
+        shape: CacheShape { layers: vec![LayerShape { kv_heads: 2, dim: 64 }; 32] },
+        spec: &spec,
+        context_tokens: None,
+        cache_tokens: None,
+        staging_tokens: None,
+        sequences: 4,
+        step_tokens: 512,
+    };
+    change(&mut inputs);
+    MemoryPlan::new(&inputs)
+}
+
+#[test]
+fn what_is_left_becomes_pages_as_far_as_they_are_of_use() {
+    // 300 MiB beside the weights: staging of one context (128 MiB), the rest pages.
+    let some = plan(400, |_| {}).unwrap();
+    assert_eq!((some.page_bytes, some.context_tokens), (MIB, 8192));
+    assert_eq!((some.staging_tokens, some.staging_bytes), (8192, 128 * MIB));
+    assert_eq!(some.cache_pages, 172);
+    assert_eq!(some.total_bytes(), some.available_bytes);
+    // More than four sequences can fill is not taken.
+    assert_eq!(plan(4000, |_| {}).unwrap().cache_pages, 512);
+}
+
+#[test]
+fn the_context_shrinks_to_what_fits_unless_it_was_asked_for() {
+    let small = plan(120, |_| {}).unwrap();
+    assert_eq!((small.context_tokens, small.cache_pages), (640, 10));
+    let least = plan(102, |_| {}).unwrap();
+    assert_eq!((least.context_tokens, least.cache_pages), (64, 1));
+    assert!(matches!(plan(101, |_| {}), Err(MemoryError::Model { .. })));
+    let asked = |tokens| plan(120, |inputs| inputs.context_tokens = Some(tokens));
+    assert_eq!(asked(640).unwrap().context_tokens, 640);
+    assert!(asked(641).is_err());
+}
+
+#[test]
+fn what_was_asked_for_is_given_or_refused_with_the_key() {
+    let two = plan(400, |inputs| {
+        inputs.context_tokens = Some(1000);
+        inputs.cache_tokens = Some(2000);
+    })
+    .unwrap();
+    assert_eq!((two.cache_pages, two.staging_tokens), (31, 1024));
+    let longest = plan(400, |inputs| inputs.context_tokens = Some(8192));
+    assert_eq!(longest.unwrap().context_tokens, 8192);
+    let longer = plan(400, |inputs| inputs.context_tokens = Some(8193)).unwrap_err();
+    assert_eq!(longer, MemoryError::Context { asked: 8193, model: 8192 });
+    for (change, key) in
+        [((Some(1023), None), "cache.tokens"), ((None, Some(1023)), "scheduler.staging_tokens")]
+    {
+        let refused = plan(400, |inputs| {
+            inputs.context_tokens = Some(1000);
+            (inputs.cache_tokens, inputs.staging_tokens) = change;
+        })
+        .unwrap_err();
+        assert!(refused.to_string().starts_with(&format!("{key} is 960, less than")), "{refused}");
+    }
+    let much = plan(400, |inputs| inputs.cache_tokens = Some(1_000_000)).unwrap_err();
+    assert!(much.to_string().contains("cache of 1000000 tokens"), "{much}");
+    assert_eq!(much.to_string().lines().count(), 1);
+}
+
+#[test]
+fn absurd_numbers_do_not_overflow() {
+    for weights in [u64::MAX, u64::MAX - 1, 1 << 62] {
+        assert!(plan(400, |inputs| inputs.weight_bytes = weights).is_err());
+    }
+    assert!(plan(400, |inputs| inputs.cache_tokens = Some(usize::MAX)).is_err());
+    assert!(plan(400, |inputs| inputs.staging_tokens = Some(usize::MAX)).is_err());
+    assert!(plan(400, |inputs| inputs.sequences = usize::MAX).is_ok());
+}

@@ -1,0 +1,203 @@
+//! `Runner`, what the engine asks of a model, and `ModelRunner`, a decoder with its cache.
+
+mod attend;
+
+use candle_core::{Device, Storage, Tensor};
+use kvant_kv_cache::{PageStore, Staging};
+use kvant_models::Decoder;
+
+use crate::heartbeat::Heartbeat;
+use crate::request::{SeqId, TokenLogprob};
+use crate::sampler::{self, Choice};
+use crate::step::{PrefillChunk, PromptLogprobs, SampleRow, Sampled, Step};
+use attend::StepAttend;
+
+/// Rows of logits made at once: bounds the memory that they take.
+pub(crate) const LOGIT_ROWS: usize = 64;
+
+/// The model's side of a step failed; the engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The decoder.
+    #[error("the model failed: {0}")]
+    Model(#[from] candle_core::Error),
+    /// The cache refused what the scheduler planned.
+    #[error("the cache failed: {0}")]
+    Cache(#[from] kvant_kv_cache::Error),
+}
+
+/// Computes steps. The engine's thread is the only caller.
+pub trait Runner: Send {
+    /// Computes a step. `alive` is to be beaten often enough that a long step is not taken for a stalled one.
+    fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError>;
+
+    /// A sequence was cancelled or preempted: what was kept for it beside its pages may go.
+    fn forget(&mut self, seq: SeqId);
+}
+
+/// A decoder, the pages of all sequences, and the staging of those in prefill.
+#[derive(Debug)]
+pub struct ModelRunner {
+    decoder: Decoder,
+    store: PageStore,
+    staging: Staging,
+}
+
+impl ModelRunner {
+    /// Joins a decoder to a cache of its shape.
+    pub fn new(decoder: Decoder, store: PageStore, staging: Staging) -> Self {
+        Self { decoder, store, staging }
+    }
+
+    /// Logits of some rows of `hidden`, `LOGIT_ROWS` at a time; `each` gets the index in `rows` and `[vocab]`, on the
+    /// threads that compute.
+    fn logits<T: Send>(
+        &self,
+        hidden: &Tensor,
+        rows: &[u32],
+        each: impl Fn(usize, &mut [f32]) -> T + Sync,
+    ) -> Result<Vec<T>, RunError> {
+        use rayon::prelude::*;
+        let vocab = self.decoder.spec().vocab;
+        let mut results = Vec::with_capacity(rows.len());
+        for (group, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
+            let index = Tensor::new(rows, &Device::Cpu)?;
+            let mut logits = floats(&self.decoder.logits(&hidden.index_select(&index, 0)?)?)?;
+            let first = group * LOGIT_ROWS;
+            let rows = logits.par_chunks_mut(vocab).enumerate();
+            results.par_extend(rows.map(|(row, logits)| each(first + row, logits)));
+        }
+        Ok(results)
+    }
+
+    fn prompt_scores(
+        &self,
+        hidden: &Tensor,
+        first: usize,
+        asked: &PromptLogprobs,
+    ) -> Result<Vec<TokenLogprob>, RunError> {
+        let rows: Vec<u32> = (first..first + asked.targets.len()).map(|row| row as u32).collect();
+        self.logits(hidden, &rows, |index, logits| {
+            sampler::score(logits, asked.targets[index], asked.top)
+        })
+    }
+
+    fn complete(&mut self, chunk: &PrefillChunk, pages: &[u32]) -> Result<(), RunError> {
+        let (seq, length) = (chunk.seq.0, chunk.total as usize);
+        for layer in 0..self.decoder.spec().layers.len() {
+            self.store.ingest(layer, (&self.staging, seq), length, pages)?;
+        }
+        self.staging.close(seq);
+        Ok(())
+    }
+}
+
+impl Runner for ModelRunner {
+    fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
+        for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
+            self.staging.open(chunk.seq.0, chunk.total as usize)?;
+        }
+        let tokens = Tokens::of(step);
+        let mut attend = StepAttend {
+            step,
+            layers: &self.decoder.spec().layers,
+            store: &mut self.store,
+            staging: &mut self.staging,
+            alive,
+        };
+        let hidden = self.decoder.forward(&tokens.ids, &tokens.positions, &mut attend)?;
+        for chunk in &step.prefill {
+            if let Some(completion) = &chunk.completion {
+                self.complete(chunk, &completion.pages)?;
+            }
+        }
+        let rows = sampled_rows(step);
+        let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
+        let choices =
+            self.logits(&hidden, &at, |index, logits| sampler::sample(logits, rows[index].sample))?;
+        let mut sampled = Vec::with_capacity(rows.len());
+        for (row, choice) in rows.iter().zip(choices) {
+            sampled.push(result(row.seq, Vec::new(), choice));
+        }
+        let mut first = step.decode.len();
+        for chunk in &step.prefill {
+            if let Some(asked) = &chunk.prompt_logprobs {
+                alive.beat();
+                let prompt = self.prompt_scores(&hidden, first, asked)?;
+                match sampled.iter_mut().find(|sampled| sampled.seq == chunk.seq) {
+                    Some(sampled) => sampled.prompt = prompt,
+                    None => sampled.push(result(chunk.seq, prompt, None)),
+                }
+            }
+            first += chunk.tokens.len();
+        }
+        Ok(sampled)
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.staging.close(seq.0);
+    }
+}
+
+fn result(seq: SeqId, prompt: Vec<TokenLogprob>, choice: Option<Choice>) -> Sampled {
+    let (token, logprob) = choice.map_or((None, None), |(token, logprob)| (Some(token), logprob));
+    Sampled { seq, prompt, token, logprob }
+}
+
+/// All tokens of a step, decode rows first.
+struct Tokens {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+}
+
+impl Tokens {
+    fn of(step: &Step) -> Self {
+        let mut ids: Vec<u32> = step.decode.iter().map(|row| row.token).collect();
+        let mut positions: Vec<u32> = step.decode.iter().map(|row| row.position).collect();
+        for chunk in &step.prefill {
+            ids.extend(&chunk.tokens);
+            positions.extend(chunk.start..chunk.start + chunk.tokens.len() as u32);
+        }
+        Self { ids, positions }
+    }
+}
+
+/// A token of the step after which one is sampled.
+struct Sampling<'a> {
+    seq: SeqId,
+    /// Its index among the step's tokens.
+    at: u32,
+    sample: &'a SampleRow,
+}
+
+fn sampled_rows(step: &Step) -> Vec<Sampling<'_>> {
+    let decode = (0..).zip(&step.decode);
+    let mut rows: Vec<_> =
+        decode.map(|(at, row)| Sampling { seq: row.seq, at, sample: &row.sample }).collect();
+    let mut end = step.decode.len() as u32;
+    for chunk in &step.prefill {
+        end += chunk.tokens.len() as u32;
+        if let Some(completion) = &chunk.completion {
+            rows.push(Sampling { seq: chunk.seq, at: end - 1, sample: &completion.sample });
+        }
+    }
+    rows
+}
+
+/// The numbers of a tensor, moved out if it is their only owner's.
+fn floats(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}
+
+/// Calls with the numbers of a contiguous f32 tensor on the CPU, without a copy.
+fn with_floats<T>(
+    tensor: &Tensor,
+    call: impl FnOnce(&[f32]) -> candle_core::Result<T>,
+) -> candle_core::Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
+    else {
+        candle_core::bail!("attention wants contiguous numbers on the CPU")
+    };
+    call(&storage.as_slice::<f32>()?[start..end])
+}

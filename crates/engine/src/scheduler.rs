@@ -1,0 +1,283 @@
+//! `Scheduler`: which tokens of which sequence are computed next, and who holds which page.
+//!
+//! Data and arithmetic: no tensor, no clock, no channel. Admission is first come, first served; the youngest sequence is
+//! preempted when pages run out, so the oldest always goes on and nobody starves.
+
+use std::collections::VecDeque;
+
+use kvant_kv_cache::{PagePool, pages_for};
+
+use crate::request::{FinishReason, GenerateRequest, SeqId, TokenEvent, Usage};
+use crate::sequence::{Phase, PhaseKind, Sequence};
+use crate::step::{Sampled, Step};
+
+/// Prompt tokens that a step takes at least, however many rows decode: prompts must go on too.
+const MIN_PREFILL_TOKENS: usize = 16;
+
+/// Bounds of a scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerLimits {
+    /// Sequences in prefill and decode together.
+    pub sequences: usize,
+    /// Pages of the cache; enough for the longest sequence.
+    pub cache_pages: usize,
+    /// Tiles of staging; enough for the longest sequence.
+    pub staging_tiles: usize,
+}
+
+/// An event for the client of a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Emit {
+    /// Whose.
+    pub seq: SeqId,
+    /// What. Times in `Usage` are zero: there is no clock here.
+    pub event: TokenEvent,
+}
+
+/// All sequences under way.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: SchedulerLimits,
+    pool: PagePool,
+    tiles_used: usize,
+    /// Oldest first; preempted ones are older than all that were never admitted.
+    waiting: VecDeque<Sequence>,
+    /// In prefill or decode, oldest first.
+    running: Vec<Sequence>,
+    next_id: u64,
+    /// Preempted since the last `take_preempted`: the runner must forget what it staged of them.
+    preempted: Vec<SeqId>,
+}
+
+impl Scheduler {
+    /// Nothing under way.
+    pub fn new(limits: SchedulerLimits) -> Self {
+        Self {
+            pool: PagePool::new(limits.cache_pages),
+            limits,
+            tiles_used: 0,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            next_id: 0,
+            preempted: Vec::new(),
+        }
+    }
+
+    /// Queues a request. It must be able to run alone.
+    ///
+    /// # Panics
+    /// If its prompt and output cannot fit cache and staging: they must be checked against the context before.
+    pub fn submit(&mut self, request: GenerateRequest) -> SeqId {
+        let longest = request.prompt.len() + request.stop.max_tokens as usize;
+        let room = self.limits.cache_pages.min(self.limits.staging_tiles);
+        assert!(pages_for(longest) <= room, "a request of {longest} tokens was let in");
+        let id = SeqId(self.next_id);
+        self.next_id += 1;
+        self.waiting.push_back(Sequence::new(id, request));
+        id
+    }
+
+    /// The next step, of at most `budget_tokens` tokens unless the rows in decode are more. Empty if there is nothing
+    /// to do.
+    pub fn plan(&mut self, budget_tokens: usize) -> Step {
+        let mut step = Step::default();
+        let mut index = 0;
+        while index < self.running.len() {
+            if self.running[index].kind() == PhaseKind::Decode && self.grow(index) {
+                step.decode.push(self.running[index].decode_row());
+            }
+            index += 1;
+        }
+        let left = budget_tokens.saturating_sub(step.decode.len());
+        let mut left = left.max(MIN_PREFILL_TOKENS);
+        let mut index = 0;
+        while left > 0 && (index < self.running.len() || self.admit()) {
+            let sequence = &self.running[index];
+            if sequence.kind() == PhaseKind::Prefill {
+                let chunk = sequence.chunk(left);
+                left -= chunk.tokens.len();
+                step.prefill.push(chunk);
+            }
+            index += 1;
+        }
+        step
+    }
+
+    /// Makes sure that a decode row has a page for its newest token, preempting the youngest sequences for it; false
+    /// if it was the youngest itself.
+    fn grow(&mut self, index: usize) -> bool {
+        let needed = pages_for(self.running[index].len());
+        while self.running[index].pages().len() < needed {
+            if let Some(page) = self.pool.alloc() {
+                let Phase::Decode { pages } = &mut self.running[index].phase else {
+                    unreachable!("only decode rows grow")
+                };
+                pages.push(page);
+                continue;
+            }
+            self.preempt_youngest();
+            if index >= self.running.len() {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn preempt_youngest(&mut self) {
+        let mut sequence = self.running.pop().expect("the row that grows is running");
+        self.tiles_used -= sequence.tiles();
+        for page in sequence.preempt() {
+            self.pool.release(page);
+        }
+        self.preempted.push(sequence.id);
+        self.waiting.push_front(sequence);
+    }
+
+    /// Moves the oldest waiting sequence to prefill if there is room: a place, staging, pages for all its tokens and
+    /// the next one, and beside them a page for each running sequence to grow into, lest it be preempted at once.
+    fn admit(&mut self) -> bool {
+        let Some(sequence) = self.waiting.front() else { return false };
+        let total = sequence.len();
+        let tiles = self.tiles_used + pages_for(total);
+        let pages = pages_for(total);
+        let spare = pages_for(total + 1) - pages + self.running.len();
+        let alone = self.running.is_empty();
+        if self.running.len() >= self.limits.sequences
+            || tiles > self.limits.staging_tiles
+            || (!alone && pages + spare > self.pool.free())
+        {
+            return false;
+        }
+        let pages = (0..pages).map(|_| self.pool.alloc().expect("counted above")).collect();
+        self.tiles_used = tiles;
+        let mut sequence = self.waiting.pop_front().expect("seen above");
+        sequence.phase = Phase::Prefill { done: 0, total, pages };
+        self.running.push(sequence);
+        true
+    }
+
+    /// Takes the results of a planned step; finished sequences give their pages back.
+    pub fn commit(&mut self, step: &Step, sampled: Vec<Sampled>) -> Vec<Emit> {
+        for chunk in &step.prefill {
+            let running = self.running.iter_mut().find(|running| running.id == chunk.seq);
+            if let Some(Sequence { phase: Phase::Prefill { done, .. }, .. }) = running {
+                *done += chunk.tokens.len();
+            }
+        }
+        let mut emits = Vec::new();
+        for result in sampled {
+            let found = self.running.iter().position(|running| running.id == result.seq);
+            if let Some(index) = found {
+                self.apply(index, result, &mut emits);
+            }
+        }
+        emits
+    }
+
+    fn apply(&mut self, index: usize, result: Sampled, emits: &mut Vec<Emit>) {
+        let sequence = &mut self.running[index];
+        let seq = sequence.id;
+        let mut emit = |event| emits.push(Emit { seq, event });
+        sequence.prompt_scores.extend(result.prompt);
+        if let Phase::Prefill { done, total, pages } = &mut sequence.phase {
+            if done < total {
+                return;
+            }
+            self.tiles_used -= pages_for(*total);
+            sequence.phase = Phase::Decode { pages: std::mem::take(pages) };
+            let scores = std::mem::take(&mut sequence.prompt_scores);
+            if !scores.is_empty() {
+                emit(TokenEvent::Prompt(scores));
+            }
+        }
+        let Some(token) = result.token else {
+            emit(TokenEvent::Failed("the model gave no finite logits for this sequence".into()));
+            self.remove(index);
+            return;
+        };
+        let reason = sequence.push(token);
+        if !matches!(reason, Some(FinishReason::Stop(_))) {
+            emit(TokenEvent::Token { token, logprob: result.logprob });
+        }
+        if let Some(reason) = reason {
+            let usage = Usage {
+                prompt_tokens: sequence.prompt_len() as u32,
+                output_tokens: sequence.output_len() as u32,
+                preemptions: sequence.preemptions,
+                ..Usage::default()
+            };
+            emit(TokenEvent::Done { reason, usage });
+            self.remove(index);
+        }
+    }
+
+    /// Ends a sequence in any phase and says in which it was; `None` if it is unknown or has ended.
+    pub fn cancel(&mut self, seq: SeqId) -> Option<PhaseKind> {
+        if let Some(index) = self.waiting.iter().position(|waiting| waiting.id == seq) {
+            self.waiting.remove(index);
+            return Some(PhaseKind::Waiting);
+        }
+        let index = self.running.iter().position(|running| running.id == seq)?;
+        let kind = self.running[index].kind();
+        self.remove(index);
+        Some(kind)
+    }
+
+    fn remove(&mut self, index: usize) {
+        let mut sequence = self.running.remove(index);
+        self.tiles_used -= sequence.tiles();
+        for page in sequence.preempt() {
+            self.pool.release(page);
+        }
+    }
+
+    /// Sequences preempted since the last call.
+    pub fn take_preempted(&mut self) -> Vec<SeqId> {
+        std::mem::take(&mut self.preempted)
+    }
+
+    /// Nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running.is_empty()
+    }
+
+    /// Sequences that wait, preempted ones included; and those of them that were preempted.
+    pub fn waiting(&self) -> (usize, usize) {
+        let preempted = self.waiting.iter().filter(|waiting| waiting.preemptions > 0).count();
+        (self.waiting.len(), preempted)
+    }
+
+    /// Sequences in prefill and decode.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Page counts.
+    pub fn pool(&self) -> &PagePool {
+        &self.pool
+    }
+
+    /// Staging tiles held.
+    pub fn tiles_used(&self) -> usize {
+        self.tiles_used
+    }
+
+    /// Asserts what must hold between any two calls.
+    pub fn check(&self) {
+        self.pool.check();
+        let mut held = vec![0; self.pool.capacity()];
+        for page in self.running.iter().flat_map(Sequence::pages) {
+            held[*page as usize] += 1;
+        }
+        for (page, held) in held.into_iter().enumerate() {
+            assert_eq!(self.pool.owners(page as u32), held, "owners of page {page}");
+        }
+        let tiles: usize = self.running.iter().map(Sequence::tiles).sum();
+        assert_eq!(tiles, self.tiles_used, "staging tiles held");
+        assert!(tiles <= self.limits.staging_tiles && self.running.len() <= self.limits.sequences);
+        let ids = self.running.iter().chain(&self.waiting).map(|sequence| sequence.id);
+        assert!(ids.is_sorted(), "sequences are in order of arrival");
+        assert!(self.waiting.iter().all(|waiting| waiting.kind() == PhaseKind::Waiting));
+        assert!(self.running.iter().all(|running| running.kind() != PhaseKind::Waiting));
+    }
+}

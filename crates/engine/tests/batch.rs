@@ -1,0 +1,141 @@
+//! The built-in model through the whole engine: a sequence's tokens are the same alone, among others, cut into chunks,
+//! and after preemption; log-probabilities agree with the decoder's own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kvant_engine::{
+    Engine, EngineOptions, GenerateRequest, Handle, ModelRunner, SamplingParams, StopRules,
+    TokenEvent, TokenLogprob,
+};
+use kvant_kv_cache::{CacheShape, LayerShape, PageStore, Staging};
+use kvant_models::ModelFiles;
+
+const CONTEXT: usize = 512;
+
+/// An engine with the built-in model and so many pages.
+fn start(cache_pages: usize, step_tokens: usize, sequences: usize) -> Handle {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-llama-1m");
+    let files = ModelFiles::open(&folder).unwrap();
+    let decoder = files.load(&mut |_, _| {}).unwrap();
+    let spec = decoder.spec();
+    let layer = LayerShape { kv_heads: spec.heads.kv, dim: spec.heads.dim };
+    let shape = CacheShape { layers: vec![layer; spec.layers.len()] };
+    let options = EngineOptions {
+        sequences,
+        step_tokens,
+        waiting_requests: 100,
+        waiting_tokens: 100_000,
+        context_tokens: CONTEXT,
+        cache_pages,
+        staging_tokens: 2 * CONTEXT,
+        vocab: spec.vocab,
+        stall: Duration::from_mins(1),
+    };
+    let store = PageStore::new(&shape, cache_pages);
+    Engine::start(ModelRunner::new(decoder, store, Staging::new(&shape, 2 * CONTEXT)), options)
+}
+
+/// The `number`th of sixteen requests that differ in everything.
+fn request(number: usize) -> GenerateRequest {
+    let length = 1 + number * 17;
+    let prompt: Vec<u32> =
+        (0..length).map(|at| ((at * 131 + number * 977) % 2000) as u32).collect();
+    let params = SamplingParams {
+        temperature: (number % 4) as f32 * 0.4,
+        top_p: if number % 3 == 0 { 0.9 } else { 1.0 },
+        top_k: (number % 5 == 1).then_some(40),
+        repetition_penalty: if number % 2 == 0 { 1.1 } else { 1.0 },
+        seed: 1000 + number as u64,
+        ..SamplingParams::default()
+    };
+    GenerateRequest {
+        prompt: prompt.into(),
+        sampling: params.into(),
+        stop: StopRules {
+            max_tokens: 120 + number as u32 * 4,
+            min_tokens: 0,
+            eos_tokens: Vec::new(),
+            stop_tokens: Vec::new(),
+        },
+        prompt_logprobs: None,
+    }
+}
+
+/// Tokens and preemptions of some requests submitted at once.
+fn outputs(handle: &Handle, numbers: &[usize]) -> Vec<(Vec<u32>, u32)> {
+    let streams: Vec<_> =
+        numbers.iter().map(|number| handle.submit(request(*number)).unwrap()).collect();
+    let output = |mut stream: kvant_engine::TokenStream| {
+        let mut tokens = Vec::new();
+        loop {
+            match stream.blocking_recv().expect("streams end with Done") {
+                TokenEvent::Token { token, .. } => tokens.push(token),
+                TokenEvent::Done { usage, .. } => return (tokens, usage.preemptions),
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+    };
+    streams.into_iter().map(output).collect()
+}
+
+#[test]
+fn tokens_do_not_depend_on_neighbours_chunks_or_preemption() {
+    let roomy = start(200, 512, 16);
+    let all: Vec<usize> = (0..16).collect();
+    let alone: Vec<_> = all.iter().map(|number| outputs(&roomy, &[*number]).remove(0)).collect();
+    for (number, (tokens, preemptions)) in alone.iter().enumerate() {
+        assert_eq!((tokens.len(), *preemptions), (120 + number * 4, 0), "{number}");
+    }
+    let together = outputs(&roomy, &all);
+    assert_eq!(together, alone, "sixteen at once");
+    let small_steps = start(200, 16, 16);
+    assert_eq!(outputs(&small_steps, &all), alone, "prompts in chunks of sixteen");
+    // Room for hardly more than one of the longest.
+    let tight = start(12, 64, 16);
+    let preempted = outputs(&tight, &all);
+    assert!(preempted.iter().any(|(_, preemptions)| *preemptions > 0), "nobody was preempted");
+    for (number, ((tokens, _), (expected, _))) in preempted.iter().zip(&alone).enumerate() {
+        assert_eq!(tokens, expected, "sequence {number} with few pages");
+    }
+}
+
+#[test]
+fn log_probabilities_of_prompt_and_output_are_one_distribution() {
+    let handle = start(200, 512, 4);
+    let greedy =
+        SamplingParams { temperature: 0.0, logprobs: Some(3), ..SamplingParams::default() };
+    let ask = |prompt: Vec<u32>, max_tokens, prompt_logprobs| {
+        let mut request = request(0);
+        request.prompt = prompt.into();
+        request.sampling = greedy.clone().into();
+        request.stop.max_tokens = max_tokens;
+        request.prompt_logprobs = prompt_logprobs;
+        let mut stream = handle.submit(request).unwrap();
+        let (mut of_prompt, mut of_output) = (None, Vec::<TokenLogprob>::new());
+        while let Some(event) = stream.blocking_recv() {
+            match event {
+                TokenEvent::Prompt(scores) => of_prompt = Some(scores),
+                TokenEvent::Token { logprob, .. } => of_output.extend(logprob),
+                TokenEvent::Done { .. } => {}
+                TokenEvent::Failed(why) => panic!("{why}"),
+            }
+        }
+        (of_prompt, of_output)
+    };
+    let prompt: Vec<u32> = (0..150).map(|at| (at * 37 % 2000) as u32).collect();
+    let (none, output) = ask(prompt.clone(), 30, None);
+    assert_eq!((none, output.len()), (None, 30));
+    for logprob in &output {
+        assert_eq!(logprob.top[0], (logprob.token, logprob.logprob), "greedy takes the likeliest");
+    }
+    // The same tokens as a prompt have the same log-probabilities, bit for bit.
+    let whole: Vec<u32> = prompt.iter().copied().chain(output.iter().map(|o| o.token)).collect();
+    let (scores, _) = ask(whole.clone(), 1, Some(3));
+    let scores = scores.expect("asked for");
+    assert_eq!(scores.len(), whole.len() - 1);
+    assert!(scores.iter().zip(&whole[1..]).all(|(score, token)| score.token == *token));
+    assert_eq!(scores[prompt.len() - 1..], output);
+    let (single, _) = ask(vec![5], 1, Some(0));
+    assert_eq!(single, None, "one token has no successor in the prompt");
+}

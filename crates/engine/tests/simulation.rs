@@ -1,0 +1,310 @@
+//! Thousands of seeds of random traffic through the scheduler with a scripted model. `SEED=…` repeats one run.
+//!
+//! After every call each page is held once or free; every sequence gets exactly its scripted tokens, whatever was
+//! cancelled or preempted around it; and nobody starves.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use kvant_engine::{
+    Emit, FinishReason, GenerateRequest, PhaseKind, Sampled, SamplingParams, Scheduler,
+    SchedulerLimits, SeqId, Step, StopRules, TokenEvent,
+};
+use kvant_kv_cache::PAGE_TOKENS;
+
+const SEEDS: u64 = 2500;
+const STEPS: usize = 300;
+/// Steps that a full house may take to give the oldest sequence one more token.
+const PATIENCE: usize = 200;
+
+/// splitmix64
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+}
+
+/// The token that the scripted model says at `index` of a sequence. 0 ends it.
+fn script(seq: SeqId, index: usize) -> u32 {
+    let x = Random(seq.0 << 20 | index as u64).next();
+    if x.is_multiple_of(60) { 0 } else { 1 + (x % 1000) as u32 }
+}
+
+/// A model that keeps, for every sequence, which tokens it has seen, and insists on seeing each position once in order.
+#[derive(Default)]
+struct ScriptedModel {
+    staged: HashMap<SeqId, Vec<u32>>,
+    paged: HashMap<SeqId, Vec<u32>>,
+    prompts: HashMap<SeqId, usize>,
+}
+
+impl ScriptedModel {
+    fn run(&mut self, step: &Step, limits: &SchedulerLimits) -> Vec<Sampled> {
+        let seen: HashSet<_> = step.decode.iter().map(|row| row.seq).collect();
+        let all = seen.len() + step.prefill.len();
+        assert!(all <= limits.sequences);
+        let mut sampled = Vec::new();
+        let mut say = |seq, index| {
+            let token = Some(script(seq, index));
+            sampled.push(Sampled { seq, prompt: Vec::new(), token, logprob: None });
+        };
+        let mut written = HashSet::new();
+        for row in &step.decode {
+            let tokens = self.paged.get_mut(&row.seq).expect("decode follows a completion");
+            assert_eq!(tokens.len(), row.position as usize, "positions come in order");
+            tokens.push(row.token);
+            let page = row.pages[row.position as usize / PAGE_TOKENS];
+            assert!(written.insert(page), "two rows write page {page}");
+            let index = tokens.len() - self.prompts[&row.seq];
+            assert_eq!(row.sample.index as usize, index);
+            say(row.seq, index);
+        }
+        for chunk in &step.prefill {
+            assert!(!seen.contains(&chunk.seq) && !chunk.tokens.is_empty());
+            let staged = self.staged.entry(chunk.seq).or_default();
+            assert_eq!(staged.len(), chunk.start as usize, "chunks come in order");
+            staged.extend(&chunk.tokens);
+            assert_eq!(chunk.completion.is_some(), staged.len() == chunk.total as usize);
+            if let Some(completion) = &chunk.completion {
+                assert_eq!(completion.pages.len(), staged.len().div_ceil(PAGE_TOKENS));
+                let index = staged.len() - self.prompts[&chunk.seq];
+                for (at, token) in staged[self.prompts[&chunk.seq]..].iter().enumerate() {
+                    assert_eq!(*token, script(chunk.seq, at), "recomputed with its own tokens");
+                }
+                self.paged.insert(chunk.seq, self.staged.remove(&chunk.seq).expect("just staged"));
+                say(chunk.seq, index);
+            }
+        }
+        let room = limits.staging_tiles * PAGE_TOKENS;
+        assert!(self.staged.values().map(Vec::len).sum::<usize>() <= room);
+        sampled
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.staged.remove(&seq);
+    }
+}
+
+/// One run: the scheduler, its model, and what each client has heard.
+struct World {
+    random: Random,
+    limits: SchedulerLimits,
+    longest: usize,
+    scheduler: Scheduler,
+    model: ScriptedModel,
+    heard: BTreeMap<SeqId, Heard>,
+    finished: usize,
+    cancelled: usize,
+    preempted: usize,
+    waited: usize,
+}
+
+struct Heard {
+    tokens: Vec<u32>,
+    max_tokens: usize,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let pages = 4 + random.below(12);
+        let limits = SchedulerLimits {
+            sequences: 1 + random.below(8),
+            cache_pages: pages,
+            staging_tiles: 4 + random.below(8),
+        };
+        Self {
+            longest: pages.min(limits.staging_tiles) * PAGE_TOKENS,
+            scheduler: Scheduler::new(limits),
+            limits,
+            random,
+            model: ScriptedModel::default(),
+            heard: BTreeMap::new(),
+            finished: 0,
+            cancelled: 0,
+            preempted: 0,
+            waited: 0,
+        }
+    }
+
+    fn submit(&mut self) {
+        let max_tokens = 1 + self.random.below(150.min(self.longest - 1));
+        let prompt = 1 + self.random.below(self.longest - max_tokens);
+        let prompt: Vec<u32> = (0..prompt).map(|_| self.random.below(1000) as u32).collect();
+        let length = prompt.len();
+        let seq = self.scheduler.submit(GenerateRequest {
+            prompt: prompt.into(),
+            sampling: SamplingParams::default().into(),
+            stop: StopRules {
+                max_tokens: max_tokens as u32,
+                min_tokens: 0,
+                eos_tokens: vec![0],
+                stop_tokens: Vec::new(),
+            },
+            prompt_logprobs: None,
+        });
+        self.model.prompts.insert(seq, length);
+        self.heard.insert(seq, Heard { tokens: Vec::new(), max_tokens });
+    }
+
+    fn cancel(&mut self) {
+        let index = self.random.below(self.heard.len());
+        let seq = *self.heard.keys().nth(index).expect("below the number of keys");
+        assert!(self.scheduler.cancel(seq).is_some());
+        assert_eq!(self.scheduler.cancel(seq), None, "cancelled once");
+        self.model.forget(seq);
+        self.heard.remove(&seq);
+        self.cancelled += 1;
+    }
+
+    fn step(&mut self) {
+        let budget = 1 + self.random.below(200);
+        let step = self.scheduler.plan(budget);
+        for seq in self.scheduler.take_preempted() {
+            self.model.forget(seq);
+            self.model.paged.remove(&seq);
+            self.preempted += 1;
+        }
+        self.scheduler.check();
+        let prefill: usize = step.prefill.iter().map(|chunk| chunk.tokens.len()).sum();
+        assert!(prefill <= budget.saturating_sub(step.decode.len()).max(16));
+        assert!(self.heard.is_empty() || !step.decode.is_empty() || prefill > 0, "a step idles");
+        let sampled = self.model.run(&step, &self.limits);
+        let oldest = self.heard.keys().next().copied();
+        let emits = self.scheduler.commit(&step, sampled);
+        self.waited = match oldest {
+            Some(seq) if emits.iter().all(|emit| emit.seq != seq) => self.waited + 1,
+            _ => 0,
+        };
+        assert!(self.waited < PATIENCE, "the oldest sequence starves");
+        for emit in emits {
+            self.hear(emit);
+        }
+        self.scheduler.check();
+    }
+
+    fn hear(&mut self, Emit { seq, event }: Emit) {
+        let heard = self.heard.get_mut(&seq).expect("events go to live clients");
+        match event {
+            TokenEvent::Token { token, .. } => {
+                assert_eq!(token, script(seq, heard.tokens.len()));
+                heard.tokens.push(token);
+            }
+            TokenEvent::Done { reason, usage } => {
+                let said = heard.tokens.len();
+                let length = match reason {
+                    FinishReason::Stop(token) => {
+                        assert_eq!((token, script(seq, said)), (0, 0));
+                        said + 1
+                    }
+                    FinishReason::Length => {
+                        assert_eq!(said, heard.max_tokens);
+                        said
+                    }
+                };
+                assert_eq!(usage.output_tokens as usize, length);
+                assert_eq!(usage.prompt_tokens as usize, self.model.prompts[&seq]);
+                self.heard.remove(&seq);
+                self.finished += 1;
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+fn run(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for _ in 0..STEPS {
+        if world.random.below(6) == 0 && world.heard.len() < 30 {
+            world.submit();
+        }
+        if world.random.below(40) == 0 && !world.heard.is_empty() {
+            world.cancel();
+        }
+        if !world.scheduler.is_idle() {
+            world.step();
+        }
+    }
+    let mut steps = 0;
+    while !world.scheduler.is_idle() {
+        world.step();
+        steps += 1;
+        assert!(steps < 100_000, "what was left does not come to an end");
+    }
+    assert!(world.heard.is_empty(), "everybody was answered");
+    assert_eq!(world.scheduler.pool().used() + world.scheduler.tiles_used(), 0);
+    world
+}
+
+#[test]
+fn random_traffic_keeps_every_invariant() {
+    if let Some(seed) = std::env::var_os("SEED") {
+        run(seed.to_str().and_then(|seed| seed.parse().ok()).expect("SEED is a number"));
+        return;
+    }
+    let (mut finished, mut cancelled, mut preempted) = (0, 0, 0);
+    for seed in 0..SEEDS {
+        let world = std::panic::catch_unwind(|| run(seed))
+            .unwrap_or_else(|_| panic!("run again with SEED={seed}"));
+        finished += world.finished;
+        cancelled += world.cancelled;
+        preempted += world.preempted;
+    }
+    println!("{finished} finished, {cancelled} cancelled, {preempted} preempted");
+    assert!(finished > 50_000 && cancelled > 5_000 && preempted > 1_000, "the traffic is too thin");
+}
+
+#[test]
+fn the_youngest_is_preempted_and_goes_on_before_later_ones() {
+    let limits = SchedulerLimits { sequences: 4, cache_pages: 4, staging_tiles: 4 };
+    let mut scheduler = Scheduler::new(limits);
+    let mut model = ScriptedModel::default();
+    let mut submit = |prompt: usize| {
+        let seq = scheduler.submit(GenerateRequest {
+            prompt: vec![1; prompt].into(),
+            sampling: SamplingParams::default().into(),
+            stop: StopRules {
+                max_tokens: 100,
+                min_tokens: 0,
+                eos_tokens: Vec::new(),
+                stop_tokens: Vec::new(),
+            },
+            prompt_logprobs: None,
+        });
+        model.prompts.insert(seq, prompt);
+        seq
+    };
+    // Two pages and one; the third would leave the two no page to grow into.
+    let (old, young, late) = (submit(120), submit(60), submit(10));
+    let mut preempted = Vec::new();
+    let mut turn = |scheduler: &mut Scheduler| {
+        let step = scheduler.plan(1000);
+        for seq in scheduler.take_preempted() {
+            model.forget(seq);
+            model.paged.remove(&seq);
+            preempted.push(seq);
+        }
+        let sampled = model.run(&step, &limits);
+        scheduler.commit(&step, sampled);
+        scheduler.check();
+        step
+    };
+    for _ in 0..60 {
+        let step = turn(&mut scheduler);
+        assert!(step.prefill.iter().all(|chunk| chunk.seq != late), "nobody is overtaken");
+    }
+    assert_eq!(scheduler.waiting(), (2, 1));
+    assert_eq!(scheduler.cancel(old), Some(PhaseKind::Decode));
+    let step = turn(&mut scheduler);
+    let resumed: Vec<_> = step.prefill.iter().map(|chunk| chunk.seq).collect();
+    assert_eq!(resumed, [young, late]);
+    assert_eq!(preempted, [young]);
+}
