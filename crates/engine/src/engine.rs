@@ -19,7 +19,7 @@ use crate::sequence::PhaseKind;
 use crate::step::Step;
 
 /// Sizes and bounds of an engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
     /// Sequences in prefill and decode together.
     pub sequences: usize,
@@ -151,9 +151,8 @@ impl<R: Runner + 'static> Engine<R> {
             loop {
                 match self.submissions.try_recv() {
                     Ok(submission) => self.submit(submission),
-                    Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) if self.clients.is_empty() => return false,
-                    Err(TryRecvError::Disconnected) => break,
+                    Err(_) => break,
                 }
             }
             self.drop_left();

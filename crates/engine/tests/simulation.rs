@@ -258,7 +258,7 @@ fn random_traffic_keeps_every_invariant() {
         cancelled += world.cancelled;
         preempted += world.preempted;
     }
-    println!("{finished} finished, {cancelled} cancelled, {preempted} preempted");
+    eprintln!("{finished} finished, {cancelled} cancelled, {preempted} preempted");
     assert!(finished > 50_000 && cancelled > 5_000 && preempted > 1_000, "the traffic is too thin");
 }
 

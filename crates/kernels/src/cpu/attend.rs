@@ -90,7 +90,9 @@ pub fn attend_dense(
         parts.push((task, own));
     }
     if work * (SPLIT_TOKENS / PAGE_TOKENS) <= SERIAL_WORK || parts.len() == 1 {
-        parts.into_iter().for_each(|(task, own)| tile::run(&job, &task, own));
+        for (task, own) in parts {
+            tile::run(&job, &task, own);
+        }
     } else {
         parts.into_par_iter().for_each(|(task, own)| tile::run(&job, &task, own));
     }

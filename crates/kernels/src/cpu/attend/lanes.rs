@@ -1,8 +1,10 @@
 //! Eight f32 at a time: what one instruction does, spelled so that the compiler cannot take it apart.
 
+#![expect(clippy::inline_always, reason = "a call would push the lanes through memory")]
+
 use wide::bytemuck::cast;
 pub(super) use wide::f32x8 as Lanes;
-use wide::{CmpLt, i32x8};
+use wide::i32x8;
 
 pub(super) const ZERO: Lanes = Lanes::ZERO;
 

@@ -4,6 +4,8 @@
 //! the dimensions in order, then one fixed tree. Only rows that a query of the task sees are read, so what other
 //! sequences left in a page cannot reach a result, not even as NaN.
 
+#![expect(clippy::inline_always, reason = "a call would push the lanes through memory")]
+
 use std::array;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -12,7 +14,6 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use wide::bytemuck::{cast_slice, cast_slice_mut};
-use wide::{CmpGe, CmpLt};
 
 use super::lanes::{Lanes, ZERO, exp2, exp2_one, sums};
 use super::{Block, Job, SPLIT_TOKENS, Task};
