@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use crate::handle::{Handle, Limits, Shared, Submission};
 use crate::pace::Pace;
 use crate::queue::Place;
-use crate::request::{SeqId, TokenEvent};
+use crate::request::{FinishReason, SeqId, TokenEvent};
 use crate::runner::{RunError, Runner};
 use crate::scheduler::{Emit, Scheduler, SchedulerLimits};
 use crate::sequence::PhaseKind;
@@ -77,7 +77,8 @@ impl<R: Runner + 'static> Engine<R> {
             vocab: options.vocab,
             sequences: options.sequences,
             waiting_requests: options.waiting_requests,
-            waiting_tokens: options.waiting_tokens,
+            // A prompt that fits the context must fit an empty queue.
+            waiting_tokens: options.waiting_tokens.max(context_tokens),
         };
         let scheduler = Scheduler::new(SchedulerLimits {
             sequences: options.sequences,
@@ -109,17 +110,18 @@ impl<R: Runner + 'static> Engine<R> {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("the engine panicked: {}", panic_text(&*panic)),
         };
-        // First the reason, so that whoever sees a stream end sees why.
-        self.shared.die(why.clone());
         if !self.clients.is_empty() {
             tracing::error!("{why}; {} sequences end", self.clients.len());
         }
+        // First the reason, so that whoever sees a stream end sees it in the handle's health.
+        self.shared.die(why);
         self.submissions.close();
+        let failed = || TokenEvent::Failed("the engine has failed; see the server's log".into());
         while let Ok(submission) = self.submissions.try_recv() {
-            let _ = submission.events.send(TokenEvent::Failed(why.clone()));
+            let _ = submission.events.send(failed());
         }
         for client in self.clients.values() {
-            let _ = client.events.send(TokenEvent::Failed(why.clone()));
+            let _ = client.events.send(failed());
         }
     }
 
@@ -132,6 +134,8 @@ impl<R: Runner + 'static> Engine<R> {
             self.shared.figures.preemptions.fetch_add(1, Relaxed);
         }
         self.admitted(&step);
+        // Before it too: the first step may be long.
+        self.publish();
         let start = Instant::now();
         let sampled = self.runner.run(&step, &self.shared.heartbeat)?;
         if !step.prefill.is_empty() {
@@ -213,15 +217,17 @@ impl<R: Runner + 'static> Engine<R> {
                 TokenEvent::Prompt(_) => {}
                 TokenEvent::Token { .. } => {
                     client.first_token.get_or_insert(now);
+                    self.shared.figures.output_tokens.fetch_add(1, Relaxed);
                 }
-                TokenEvent::Done { usage, .. } => {
+                TokenEvent::Done { reason, usage } => {
                     let first = client.first_token.unwrap_or(now);
                     let admitted = client.admitted.unwrap_or(first);
                     usage.queued = admitted.duration_since(client.submitted);
                     usage.prefill = first.duration_since(admitted);
                     usage.decode = now.duration_since(first);
-                    let output = u64::from(usage.output_tokens);
-                    self.shared.figures.output_tokens.fetch_add(output, Relaxed);
+                    // A stop token is generated, but not sent as a token.
+                    let stop = u64::from(matches!(reason, FinishReason::Stop(_)));
+                    self.shared.figures.output_tokens.fetch_add(stop, Relaxed);
                     over = true;
                 }
                 TokenEvent::Failed(_) => over = true,

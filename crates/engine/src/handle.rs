@@ -22,7 +22,7 @@ pub struct Limits {
     pub sequences: usize,
     /// Requests that may wait.
     pub waiting_requests: usize,
-    /// Prompt tokens that may wait.
+    /// Prompt tokens that may wait; at least one context.
     pub waiting_tokens: usize,
 }
 
@@ -128,9 +128,6 @@ impl Handle {
         }
         if prompt + output > limits.context_tokens {
             return Err(Rejected::TooLong { limit: limits.context_tokens, prompt, output });
-        }
-        if prompt > limits.waiting_tokens {
-            return Err(Rejected::TooLong { limit: limits.waiting_tokens, prompt, output });
         }
         let biased = request.sampling.logit_bias.iter().map(|(token, _)| token);
         let named = request.prompt.iter().chain(biased).chain(&request.stop.stop_tokens);

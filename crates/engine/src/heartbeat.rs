@@ -49,12 +49,12 @@ mod tests {
 
     #[test]
     fn silence_is_a_stall_at_work_only() {
-        let never = Heartbeat::new(Duration::from_secs(3600));
+        let never = Heartbeat::new(Duration::from_hours(1));
         never.beat();
         assert_eq!(never.stalled(), None);
 
         let mut heartbeat = Heartbeat::new(Duration::from_secs(10));
-        heartbeat.start = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        heartbeat.start = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
         assert_eq!(heartbeat.stalled(), None, "at rest");
         heartbeat.last_ms.store(1000, Ordering::Relaxed);
         assert!(heartbeat.stalled().unwrap() >= Duration::from_secs(59));

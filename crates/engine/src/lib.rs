@@ -21,6 +21,7 @@ pub use engine::{Engine, EngineOptions};
 pub use figures::Gauges;
 pub use handle::{Handle, Health, Limits, TokenStream};
 pub use heartbeat::Heartbeat;
+pub use kvant_kv_cache::PAGE_TOKENS;
 pub use request::{
     FinishReason, GenerateRequest, Rejected, SamplingParams, SeqId, StopRules, TokenEvent, TokenId,
     TokenLogprob, Usage,

@@ -30,7 +30,9 @@ fn expected(logits: &[f32], params: &SamplingParams) -> Vec<f64> {
     let mut p: Vec<f64> =
         logits.iter().map(|l| (f64::from(l - max) / f64::from(params.temperature)).exp()).collect();
     let top = p.iter().copied().fold(0.0, f64::max);
-    p.iter_mut().for_each(|p| *p = if *p < f64::from(params.min_p) * top { 0.0 } else { *p });
+    for p in &mut p {
+        *p = if *p < f64::from(params.min_p) * top { 0.0 } else { *p };
+    }
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|a, b| p[*b].total_cmp(&p[*a]).then(a.cmp(b)));
     for token in order.iter().skip(params.top_k.map_or(p.len(), |k| k as usize)) {

@@ -1,0 +1,307 @@
+//! `Sequence`: the events of one sequence become pieces of text with their log-probabilities.
+//!
+//! A piece has text, or ends the sequence; tokens whose text is held back wait for the next piece.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use kvant_engine::{FinishReason, TokenEvent, TokenLogprob, TokenStream, Usage};
+use kvant_text::{StopStrings, TextStream, Tokenizer};
+
+use crate::error::ApiError;
+use crate::order::Reply;
+use crate::stopwatch::Stopwatch;
+
+/// What a sequence has to say at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Piece {
+    pub(crate) text: String,
+    /// Token ids of the output.
+    pub(crate) tokens: Vec<u32>,
+    /// If log-probabilities were asked for.
+    pub(crate) scores: Vec<Score>,
+    /// In the last piece.
+    pub(crate) end: Option<End>,
+}
+
+/// Log-probability of a token that is part of the answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Score {
+    pub(crate) token: u32,
+    /// The prompt's first token has none.
+    pub(crate) logprob: Option<f32>,
+    pub(crate) top: Vec<(u32, f32)>,
+    /// Characters of the answer before it.
+    pub(crate) offset: usize,
+}
+
+/// Why a sequence is over.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct End {
+    /// `stop` or `length`.
+    pub(crate) reason: &'static str,
+    /// What stopped it, unless the model's own end token.
+    pub(crate) cause: Option<Cause>,
+}
+
+/// What a request asked to stop at.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub(crate) enum Cause {
+    /// A stop string.
+    Text(String),
+    /// A stop token.
+    Token(u32),
+}
+
+impl Piece {
+    /// Adds what came after.
+    pub(crate) fn extend(&mut self, more: Self) {
+        self.text.push_str(&more.text);
+        self.tokens.extend(more.tokens);
+        self.scores.extend(more.scores);
+        self.end = more.end;
+    }
+
+    /// Whether there is anything to tell but the end.
+    pub(crate) fn tells(&self, reply: Reply) -> bool {
+        let ids = reply.token_ids && !self.tokens.is_empty();
+        ids || !self.text.is_empty() || !self.scores.is_empty()
+    }
+}
+
+/// How a sequence is read.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) stop_strings: Vec<String>,
+    pub(crate) stop_tokens: Vec<u32>,
+    /// Stop strings count from here on.
+    pub(crate) min_tokens: u32,
+    pub(crate) skip_special: bool,
+    /// The prompt alone is the answer; the engine's token is dropped.
+    pub(crate) prompt_only: bool,
+    pub(crate) scores: bool,
+}
+
+/// A sequence under way.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    /// `None` once it is over, which frees what it held.
+    stream: Option<TokenStream>,
+    rules: Arc<Rules>,
+    text: TextStream,
+    stops: StopStrings,
+    /// Not yet told.
+    piece: Piece,
+    /// Characters of the answer so far, those held back included.
+    offset: usize,
+    output_tokens: u32,
+    echo: Option<Echo>,
+    watch: Stopwatch,
+}
+
+/// The prompt as the beginning of the answer.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    pub(crate) text: String,
+    pub(crate) tokens: Arc<[u32]>,
+    pub(crate) scores: Vec<TokenLogprob>,
+}
+
+impl Sequence {
+    pub(crate) fn new(
+        stream: TokenStream,
+        rules: Arc<Rules>,
+        echo: Option<Echo>,
+        watch: Stopwatch,
+    ) -> Self {
+        let text = text_stream(&rules);
+        let stops = StopStrings::new(rules.stop_strings.clone());
+        let piece = Piece::default();
+        let (offset, output_tokens) = (0, 0);
+        Self { stream: Some(stream), rules, text, stops, piece, offset, output_tokens, echo, watch }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// Tokens generated so far.
+    pub(crate) fn output_tokens(&self) -> u32 {
+        self.output_tokens
+    }
+
+    /// The next piece; not to be called after the last. May be dropped and called again: what has
+    /// arrived is kept.
+    pub(crate) async fn next(&mut self) -> Result<Piece, ApiError> {
+        loop {
+            let stream = self.stream.as_mut().expect("callers ask is_over");
+            let event = stream.recv().await;
+            if let Some(piece) = self.take(event)? {
+                return Ok(piece);
+            }
+        }
+    }
+
+    fn take(&mut self, event: Option<TokenEvent>) -> Result<Option<Piece>, ApiError> {
+        match event {
+            Some(TokenEvent::Prompt(scores)) => {
+                if let Some(echo) = &mut self.echo {
+                    echo.scores.extend(scores);
+                }
+                Ok(None)
+            }
+            Some(TokenEvent::Token { token, logprob }) => {
+                self.tell_prompt();
+                Ok(self.token(token, logprob))
+            }
+            Some(TokenEvent::Done { reason, usage }) => {
+                self.tell_prompt();
+                Ok(Some(self.done(reason, &usage)))
+            }
+            Some(TokenEvent::Failed(why)) => Err(self.failed(why)),
+            None => Err(self.failed("the engine has stopped".to_owned())),
+        }
+    }
+
+    fn token(&mut self, token: u32, logprob: Option<TokenLogprob>) -> Option<Piece> {
+        if self.rules.prompt_only {
+            return Some(self.end("length", None, None));
+        }
+        self.watch.token();
+        self.output_tokens += 1;
+        let text = self.text.push(token);
+        self.piece.tokens.push(token);
+        if let Some(TokenLogprob { token, logprob, top }) = logprob {
+            let offset = self.offset;
+            self.piece.scores.push(Score { token, logprob: Some(logprob), top, offset });
+        }
+        if let Some(stop) = self.tell(&text) {
+            return Some(self.end("stop", Some(Cause::Text(stop)), None));
+        }
+        (!self.piece.text.is_empty()).then(|| std::mem::take(&mut self.piece))
+    }
+
+    /// Adds text to the piece up to a stop string, which is returned.
+    fn tell(&mut self, text: &str) -> Option<String> {
+        self.offset += text.chars().count();
+        if self.output_tokens < self.rules.min_tokens {
+            self.piece.text.push_str(text);
+            return None;
+        }
+        let stopped = self.stops.push(text);
+        self.piece.text.push_str(&stopped.text);
+        stopped.stop
+    }
+
+    fn done(&mut self, reason: FinishReason, usage: &Usage) -> Piece {
+        if self.rules.prompt_only {
+            return self.end("length", None, Some(usage));
+        }
+        self.output_tokens = self.output_tokens.max(usage.output_tokens);
+        let rest = self.text.finish();
+        if let Some(stop) = self.tell(&rest) {
+            return self.end("stop", Some(Cause::Text(stop)), Some(usage));
+        }
+        let held = self.stops.finish();
+        self.piece.text.push_str(&held);
+        match reason {
+            FinishReason::Stop(token) => {
+                let asked = self.rules.stop_tokens.contains(&token);
+                self.end("stop", asked.then_some(Cause::Token(token)), Some(usage))
+            }
+            FinishReason::Length => self.end("length", None, Some(usage)),
+        }
+    }
+
+    fn end(&mut self, reason: &'static str, cause: Option<Cause>, usage: Option<&Usage>) -> Piece {
+        self.stream = None;
+        self.watch.finished(reason, usage);
+        self.piece.end = Some(End { reason, cause });
+        std::mem::take(&mut self.piece)
+    }
+
+    fn failed(&mut self, why: String) -> ApiError {
+        self.stream = None;
+        self.watch.failed();
+        ApiError::internal("engine_failed", why)
+    }
+
+    /// The prompt goes before the first token.
+    fn tell_prompt(&mut self) {
+        let Some(echo) = self.echo.take() else { return };
+        if self.rules.scores {
+            let mut text = text_stream(&self.rules);
+            let mut offset = 0;
+            let none = TokenLogprob { token: 0, logprob: 0.0, top: Vec::new() };
+            let scores = std::iter::once(none).chain(echo.scores);
+            for (index, (token, score)) in echo.tokens.iter().zip(scores).enumerate() {
+                let logprob = (index > 0).then_some(score.logprob);
+                self.piece.scores.push(Score { token: *token, logprob, top: score.top, offset });
+                offset += text.push(*token).chars().count();
+            }
+        }
+        self.offset = echo.text.chars().count();
+        self.piece.text.push_str(&echo.text);
+    }
+}
+
+fn text_stream(rules: &Rules) -> TextStream {
+    let tokenizer = rules.tokenizer.clone();
+    if rules.skip_special {
+        TextStream::new(tokenizer)
+    } else {
+        TextStream::with_special(tokenizer)
+    }
+}
+
+/// A piece with the index of its sequence.
+pub(crate) type Indexed = Result<(usize, Piece), ApiError>;
+
+/// The sequences of a request. Dropping them cancels those that are not over.
+#[derive(Debug)]
+pub(crate) struct Sequences {
+    list: Vec<Sequence>,
+    /// Who is asked first, so that none is always last.
+    first: usize,
+}
+
+impl Sequences {
+    pub(crate) fn new(list: Vec<Sequence>) -> Self {
+        Self { list, first: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Tokens generated so far.
+    pub(crate) fn output_tokens(&self) -> usize {
+        self.list.iter().map(|sequence| sequence.output_tokens() as usize).sum()
+    }
+
+    /// The next piece of any sequence with the sequence's index; `None` when all are over. May be
+    /// dropped and called again.
+    pub(crate) async fn next(&mut self) -> Option<Indexed> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The same for a stream.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Indexed>> {
+        let count = self.list.len();
+        let mut over = true;
+        for index in (self.first..count).chain(0..self.first) {
+            if self.list[index].is_over() {
+                continue;
+            }
+            over = false;
+            if let Poll::Ready(piece) = pin!(self.list[index].next()).poll(cx) {
+                self.first = (index + 1) % count;
+                return Poll::Ready(Some(piece.map(|piece| (index, piece))));
+            }
+        }
+        if over { Poll::Ready(None) } else { Poll::Pending }
+    }
+}

@@ -1,0 +1,80 @@
+//! `Stopwatch`: measures one sequence for the metrics page, whatever way it ends.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvant_engine::Usage;
+
+use crate::metrics::Metrics;
+
+/// Runs from a request's arrival to the end of one of its sequences.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    metrics: Arc<Metrics>,
+    arrived: Instant,
+    prompt_tokens: usize,
+    output_tokens: u32,
+    first: Option<Instant>,
+    last: Instant,
+    over: bool,
+}
+
+impl Stopwatch {
+    pub(crate) fn new(metrics: Arc<Metrics>, arrived: Instant, prompt_tokens: usize) -> Self {
+        metrics.came();
+        let (output_tokens, first, over) = (0, None, false);
+        Self { metrics, arrived, prompt_tokens, output_tokens, first, last: arrived, over }
+    }
+
+    /// A token has come.
+    pub(crate) fn token(&mut self) {
+        let now = Instant::now();
+        let times = &self.metrics.times;
+        if self.first.is_none() {
+            self.first = Some(now);
+            times.first_token.observe(now.duration_since(self.arrived).as_secs_f64());
+        } else {
+            times.between_tokens.observe(now.duration_since(self.last).as_secs_f64());
+        }
+        self.last = now;
+        self.output_tokens += 1;
+    }
+
+    /// It ended as it should. The engine tells its times unless a stop string ended it.
+    pub(crate) fn finished(&mut self, reason: &'static str, usage: Option<&Usage>) {
+        self.over = true;
+        self.metrics.ended(reason);
+        let times = &self.metrics.times;
+        let now = Instant::now();
+        times.whole.observe(now.duration_since(self.arrived).as_secs_f64());
+        let output = usage.map_or(self.output_tokens, |usage| usage.output_tokens);
+        self.metrics.prompt_tokens.observe(self.prompt_tokens as f64);
+        self.metrics.output_tokens.observe(f64::from(output));
+        if let (Some(first), 2..) = (self.first, self.output_tokens) {
+            let each = self.last.duration_since(first) / (self.output_tokens - 1);
+            times.each_token.observe(each.as_secs_f64());
+        }
+        if let Some(usage) = usage {
+            times.queue.observe(usage.queued.as_secs_f64());
+            times.prefill.observe(usage.prefill.as_secs_f64());
+            times.decode.observe(usage.decode.as_secs_f64());
+            times.inference.observe((usage.prefill + usage.decode).as_secs_f64());
+        }
+    }
+
+    /// The engine could not finish it.
+    pub(crate) fn failed(&mut self) {
+        self.over = true;
+        self.metrics.ended("error");
+    }
+}
+
+impl Drop for Stopwatch {
+    /// If it is not over, the client has left.
+    fn drop(&mut self) {
+        self.metrics.left();
+        if !self.over {
+            self.metrics.ended("abort");
+        }
+    }
+}

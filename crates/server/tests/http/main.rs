@@ -1,0 +1,14 @@
+//! The server over real connections, with an engine that says its prompt again and stops when told.
+
+#![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
+
+mod client;
+mod endpoints;
+mod errors;
+mod leaving;
+mod scores;
+mod script;
+mod server;
+mod streams;
+mod trouble;
+mod whole;
