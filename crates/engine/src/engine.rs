@@ -96,8 +96,8 @@ impl<R: Runner + 'static> Engine<R> {
         handle
     }
 
-    /// Runs until there is nobody left to serve. Whatever goes wrong ends here: streams end with an error, and the
-    /// handle says why.
+    /// Runs until there is nobody left to serve. Whatever goes wrong ends here: streams end with an
+    /// error, and the handle says why.
     fn live(mut self) {
         let ended = catch_unwind(AssertUnwindSafe(|| {
             while self.take() {
@@ -148,8 +148,8 @@ impl<R: Runner + 'static> Engine<R> {
         Ok(())
     }
 
-    /// Takes what has come, drops whose client has left, and waits if there is nothing to do; false when nobody is
-    /// left to ask for more.
+    /// Takes what has come, drops whose client has left, and waits if there is nothing to do; false
+    /// when nobody is left to ask for more.
     fn take(&mut self) -> bool {
         loop {
             loop {

@@ -1,4 +1,5 @@
-//! `Handle`: the engine's door for other threads: submit, watch, drain. Nothing here waits for the engine's thread.
+//! `Handle`: the engine's door for other threads: submit, watch, drain. Nothing here waits for the
+//! engine's thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,7 +100,8 @@ impl Handle {
         Self { submissions, shared }
     }
 
-    /// Hands a request to the engine, or says at once why not. Dropping the stream cancels the sequence.
+    /// Hands a request to the engine, or says at once why not. Dropping the stream cancels the
+    /// sequence.
     pub fn submit(&self, request: GenerateRequest) -> Result<TokenStream, Rejected> {
         if self.shared.death().is_some() {
             return Err(Rejected::Dead);

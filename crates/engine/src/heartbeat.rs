@@ -1,5 +1,5 @@
-//! `Heartbeat`: when the engine's thread last showed that it lives. Beaten at every layer of a step, so that a long
-//! step is not taken for a stall.
+//! `Heartbeat`: when the engine's thread last showed that it lives. Beaten at every layer of a
+//! step, so that a long step is not taken for a stall.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

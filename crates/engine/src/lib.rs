@@ -1,7 +1,8 @@
 //! When and with whom a token is computed.
 //!
-//! [`Handle`] is the door: a [`GenerateRequest`] goes in, a [`TokenStream`] comes out. Behind it one thread runs the
-//! [`Engine`]: take, plan ([`Scheduler`]), run ([`Runner`]), commit. Knows token ids; never text, JSON, HTTP or files.
+//! [`Handle`] is the door: a [`GenerateRequest`] goes in, a [`TokenStream`] comes out. Behind it
+//! one thread runs the [`Engine`]: take, plan ([`Scheduler`]), run ([`Runner`]), commit. Knows
+//! token ids; never text, JSON, HTTP or files.
 
 mod engine;
 mod figures;

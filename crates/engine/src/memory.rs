@@ -1,4 +1,5 @@
-//! `MemoryPlan`: what the engine will take, laid out before anything is loaded; refuses what cannot fit.
+//! `MemoryPlan`: what the engine will take, laid out before anything is loaded; refuses what cannot
+//! fit.
 
 use std::fmt;
 
@@ -56,9 +57,11 @@ pub struct MemoryPlan {
 pub enum MemoryError {
     /// Not even one page and its staging.
     #[error(
-        "the model does not fit: weights {weights}, workspace {workspace} and a context of one page take more than \
-         the {available} that may be taken; free memory, raise cache.memory_fraction, or choose a smaller model",
-        weights = Bytes(*weight_bytes), workspace = Bytes(*workspace_bytes), available = Bytes(*available_bytes)
+        "the model does not fit: weights {weights}, workspace {workspace} and a context of one \
+         page take more than the {available} that may be taken; free memory, raise \
+         cache.memory_fraction, or choose a smaller model",
+        weights = Bytes(*weight_bytes), workspace = Bytes(*workspace_bytes),
+        available = Bytes(*available_bytes)
     )]
     Model {
         /// The weights.
@@ -70,9 +73,10 @@ pub enum MemoryError {
     },
     /// What was asked for is more than there is.
     #[error(
-        "the cache does not fit: weights {weights}, workspace {workspace}, staging of {staging_tokens} tokens and a \
-         cache of {cache_tokens} tokens take {needed}, and {available} may be taken; lower cache.tokens, \
-         scheduler.staging_tokens or scheduler.context_tokens, or raise cache.memory_fraction",
+        "the cache does not fit: weights {weights}, workspace {workspace}, staging of \
+         {staging_tokens} tokens and a cache of {cache_tokens} tokens take {needed}, and \
+         {available} may be taken; lower cache.tokens, scheduler.staging_tokens or \
+         scheduler.context_tokens, or raise cache.memory_fraction",
         weights = Bytes(*weight_bytes), workspace = Bytes(*workspace_bytes),
         needed = Bytes(*needed_bytes), available = Bytes(*available_bytes)
     )]
@@ -92,7 +96,8 @@ pub enum MemoryError {
     },
     /// A context longer than the model was made for.
     #[error(
-        "scheduler.context_tokens is {asked}, but the model was made for {model} tokens; lower it or leave it out"
+        "scheduler.context_tokens is {asked}, but the model was made for {model} tokens; lower \
+         it or leave it out"
     )]
     Context {
         /// Asked for.
@@ -102,7 +107,8 @@ pub enum MemoryError {
     },
     /// Cache or staging smaller than one context.
     #[error(
-        "{key} is {tokens}, less than a context of {context} tokens; raise it, or lower scheduler.context_tokens"
+        "{key} is {tokens}, less than a context of {context} tokens; raise it, or lower \
+         scheduler.context_tokens"
     )]
     SmallerThanContext {
         /// The configuration key.
@@ -115,8 +121,8 @@ pub enum MemoryError {
 }
 
 impl MemoryPlan {
-    /// Lays the memory out: weights and workspace first, then staging for one whole context, then pages: as many as
-    /// are left, or as the sequences can use.
+    /// Lays the memory out: weights and workspace first, then staging for one whole context, then
+    /// pages: as many as are left, or as the sequences can use.
     pub fn new(inputs: &MemoryInputs<'_>) -> Result<Self, MemoryError> {
         let MemoryInputs { available_bytes, weight_bytes, .. } = *inputs;
         let workspace_bytes = workspace_bytes(inputs.spec, inputs.step_tokens);
@@ -182,7 +188,8 @@ impl MemoryPlan {
     }
 }
 
-/// The context asked for, or the model's as far as it fits into `most` tokens (and into the cache asked for).
+/// The context asked for, or the model's as far as it fits into `most` tokens (and into the cache
+/// asked for).
 fn context(inputs: &MemoryInputs<'_>, most: usize) -> Result<usize, MemoryError> {
     let model = inputs.spec.context;
     if let Some(asked) = inputs.context_tokens {
@@ -198,8 +205,8 @@ fn context(inputs: &MemoryInputs<'_>, most: usize) -> Result<usize, MemoryError>
 fn workspace_bytes(spec: &DecoderSpec, step_tokens: usize) -> u64 {
     let heads = spec.heads;
     let qkv = (heads.q + 2 * heads.kv) * heads.dim;
-    // The residual stream twice, a normed copy; q, k, v joined, apart, and rotated; the output of attention; gate and
-    // up joined, apart, and their product.
+    // The residual stream twice, a normed copy; q, k, v joined, apart, and rotated; the output of
+    // attention; gate and up joined, apart, and their product.
     let widths = 3 * spec.hidden + 3 * qkv + 2 * heads.q * heads.dim + 4 * spec.intermediate;
     let activations = step_tokens * widths * size_of::<f32>();
     // Logits and a copy of them while they are cut.
@@ -221,8 +228,8 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "weights {}, workspace {}, staging {} ({} tokens), cache {} ({} tokens in {} pages); {} of {}; context {} \
-             tokens",
+            "weights {}, workspace {}, staging {} ({} tokens), cache {} ({} tokens in {} \
+             pages); {} of {}; context {} tokens",
             Bytes(self.weight_bytes),
             Bytes(self.workspace_bytes),
             Bytes(self.staging_bytes),

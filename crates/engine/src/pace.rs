@@ -1,7 +1,8 @@
 //! `Pace`: how many tokens a step may have so that it does not take long.
 //!
-//! A client that leaves is noticed between steps, and streams get a token a step: both want steps of a bounded time,
-//! while the speed of prefill differs by orders of magnitude between models and machines.
+//! A client that leaves is noticed between steps, and streams get a token a step: both want steps
+//! of a bounded time, while the speed of prefill differs by orders of magnitude between models and
+//! machines.
 
 use std::time::Duration;
 

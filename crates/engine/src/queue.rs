@@ -1,4 +1,5 @@
-//! `Queue`: how many requests and prompt tokens wait. Counters only, so that a rejection needs no thread but the caller's.
+//! `Queue`: how many requests and prompt tokens wait. Counters only, so that a rejection needs no
+//! thread but the caller's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

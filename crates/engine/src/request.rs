@@ -1,6 +1,8 @@
-//! What a client of the engine says and hears: `GenerateRequest`, `SamplingParams`, `TokenEvent`, `Rejected`.
+//! What a client of the engine says and hears: `GenerateRequest`, `SamplingParams`, `TokenEvent`,
+//! `Rejected`.
 //!
-//! Token ids only: no text, no JSON, no HTTP status. `engine::Handle` takes a request and gives a `TokenStream`.
+//! Token ids only: no text, no JSON, no HTTP status. `engine::Handle` takes a request and gives a
+//! `TokenStream`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,8 @@ pub type TokenId = u32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(pub u64);
 
-/// How one sequence's next token is chosen from its logits. The defaults are plain sampling, as OpenAI's.
+/// How one sequence's next token is chosen from its logits. The defaults are plain sampling, as
+/// OpenAI's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplingParams {
     /// Logits are divided by it; 0 means greedy.
@@ -27,13 +30,15 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Subtracted once from the logit of every token already in the output.
     pub presence_penalty: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is
+    /// off.
     pub repetition_penalty: f32,
     /// Added to the logits of single tokens.
     pub logit_bias: Vec<(TokenId, f32)>,
     /// Seed of the counter-based generator of this sequence.
     pub seed: u64,
-    /// `Some(n)`: report the chosen token's log-probability and the n likeliest alternatives (n may be 0).
+    /// `Some(n)`: report the chosen token's log-probability and the n likeliest alternatives (n may
+    /// be 0).
     pub logprobs: Option<u32>,
 }
 
@@ -68,7 +73,8 @@ impl SamplingParams {
 pub struct StopRules {
     /// Generated tokens at most; at least 1.
     pub max_tokens: u32,
-    /// End-of-text and stop tokens stay forbidden (their logits are masked) until so many tokens are generated.
+    /// End-of-text and stop tokens stay forbidden (their logits are masked) until so many tokens
+    /// are generated.
     pub min_tokens: u32,
     /// The model's own end tokens; empty when the request says `ignore_eos`.
     pub eos_tokens: Vec<TokenId>,
@@ -76,7 +82,8 @@ pub struct StopRules {
     pub stop_tokens: Vec<TokenId>,
 }
 
-/// One prompt and how to continue it. `Handle::submit` checks the lengths against the engine's limits.
+/// One prompt and how to continue it. `Handle::submit` checks the lengths against the engine's
+/// limits.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
     /// The prompt; not empty, every id below the vocabulary's size.
@@ -85,11 +92,13 @@ pub struct GenerateRequest {
     pub sampling: Arc<SamplingParams>,
     /// When to stop.
     pub stop: StopRules,
-    /// `Some(n)`: log-probabilities of the prompt's own tokens with n alternatives come before the first token.
+    /// `Some(n)`: log-probabilities of the prompt's own tokens with n alternatives come before the
+    /// first token.
     pub prompt_logprobs: Option<u32>,
 }
 
-/// A token's log-probability under the model's distribution before temperature, with the likeliest alternatives.
+/// A token's log-probability under the model's distribution before temperature, with the likeliest
+/// alternatives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenLogprob {
     /// The token that was chosen (or stands in the prompt).
@@ -129,9 +138,11 @@ pub struct Usage {
 /// What a sequence's stream carries.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TokenEvent {
-    /// Log-probabilities of prompt tokens 1.. (the first token has none); only if asked for, before any token.
+    /// Log-probabilities of prompt tokens 1.. (the first token has none); only if asked for, before
+    /// any token.
     Prompt(Vec<TokenLogprob>),
-    /// One generated token. A token that ends the sequence by `FinishReason::Stop` is not sent as `Token`.
+    /// One generated token. A token that ends the sequence by `FinishReason::Stop` is not sent as
+    /// `Token`.
     Token {
         /// The token.
         token: TokenId,
@@ -154,7 +165,8 @@ pub enum TokenEvent {
 pub enum Rejected {
     /// Too many requests or tokens wait already.
     #[error(
-        "the queue is full: {waiting_requests} requests with {waiting_tokens} tokens are waiting; retry later"
+        "the queue is full: {waiting_requests} requests with {waiting_tokens} tokens are \
+         waiting; retry later"
     )]
     QueueFull {
         /// Requests waiting.
@@ -164,7 +176,8 @@ pub enum Rejected {
     },
     /// Prompt and output cannot fit the context.
     #[error(
-        "this model's context is {limit} tokens, but {prompt} prompt tokens and {output} output tokens were asked for"
+        "this model's context is {limit} tokens, but {prompt} prompt tokens and {output} output \
+         tokens were asked for"
     )]
     TooLong {
         /// Tokens of context that the engine serves.

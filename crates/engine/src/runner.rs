@@ -28,7 +28,8 @@ pub enum RunError {
 
 /// Computes steps. The engine's thread is the only caller.
 pub trait Runner: Send {
-    /// Computes a step. `alive` is to be beaten often enough that a long step is not taken for a stalled one.
+    /// Computes a step. `alive` is to be beaten often enough that a long step is not taken for a
+    /// stalled one.
     fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError>;
 
     /// A sequence was cancelled or preempted: what was kept for it beside its pages may go.
@@ -49,8 +50,8 @@ impl ModelRunner {
         Self { decoder, store, staging }
     }
 
-    /// Logits of some rows of `hidden`, `LOGIT_ROWS` at a time; `each` gets the index in `rows` and `[vocab]`, on the
-    /// threads that compute.
+    /// Logits of some rows of `hidden`, `LOGIT_ROWS` at a time; `each` gets the index in `rows` and
+    /// `[vocab]`, on the threads that compute.
     fn logits<T: Send>(
         &self,
         hidden: &Tensor,

@@ -1,7 +1,8 @@
 //! `sample`: logits and rules to a token.
 //!
-//! The order is: logit bias, forbidden tokens, penalties, temperature, min_p, top_k, top_p, draw. The draw depends on
-//! (seed, index of the token) only, so a sequence gets the same tokens alone, in a batch, and after preemption.
+//! The order is: logit bias, forbidden tokens, penalties, temperature, min_p, top_k, top_p, draw.
+//! The draw depends on (seed, index of the token) only, so a sequence gets the same tokens alone,
+//! in a batch, and after preemption.
 
 mod candidates;
 
@@ -16,7 +17,8 @@ use crate::step::SampleRow;
 /// The chosen token, and its log-probability if asked for.
 pub(crate) type Choice = (TokenId, Option<TokenLogprob>);
 
-/// Chooses a token. logits: `[vocab]`, changed on the way. `None` if no token has a finite logit, or one is NaN.
+/// Chooses a token. logits: `[vocab]`, changed on the way. `None` if no token has a finite logit,
+/// or one is NaN.
 pub(crate) fn sample(logits: &mut [f32], row: &SampleRow) -> Option<Choice> {
     if logits.iter().any(|logit| logit.is_nan()) {
         return None;
@@ -102,7 +104,8 @@ fn greedy(logits: &[f32]) -> Option<TokenId> {
     best.1.is_finite().then_some(best.0)
 }
 
-/// Repetition over prompt and output, then frequency and presence over the output, as vLLM and OpenAI define them.
+/// Repetition over prompt and output, then frequency and presence over the output, as vLLM and
+/// OpenAI define them.
 fn penalize(logits: &mut [f32], row: &SampleRow) {
     let params = &row.params;
     if params.repetition_penalty != 1.0 {
@@ -128,7 +131,8 @@ fn penalize(logits: &mut [f32], row: &SampleRow) {
     }
 }
 
-/// A number in `0..1` for the token `index` of a sequence: SplitMix64's finaliser over seed and counter, twice.
+/// A number in `0..1` for the token `index` of a sequence: SplitMix64's finaliser over seed and
+/// counter, twice.
 fn uniform(seed: u64, index: u32) -> f64 {
     const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
     let mix = |x: u64| {

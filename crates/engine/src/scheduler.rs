@@ -1,7 +1,8 @@
 //! `Scheduler`: which tokens of which sequence are computed next, and who holds which page.
 //!
-//! Data and arithmetic: no tensor, no clock, no channel. Admission is first come, first served; the youngest sequence is
-//! preempted when pages run out, so the oldest always goes on and nobody starves.
+//! Data and arithmetic: no tensor, no clock, no channel. Admission is first come, first served; the
+//! youngest sequence is preempted when pages run out, so the oldest always goes on and nobody
+//! starves.
 
 use std::collections::VecDeque;
 
@@ -66,7 +67,8 @@ impl Scheduler {
     /// Queues a request. It must be able to run alone.
     ///
     /// # Panics
-    /// If its prompt and output cannot fit cache and staging: they must be checked against the context before.
+    /// If its prompt and output cannot fit cache and staging: they must be checked against the
+    /// context before.
     pub fn submit(&mut self, request: GenerateRequest) -> SeqId {
         let longest = request.prompt.len() + request.stop.max_tokens as usize;
         let room = self.limits.cache_pages.min(self.limits.staging_tiles);
@@ -77,8 +79,8 @@ impl Scheduler {
         id
     }
 
-    /// The next step, of at most `budget_tokens` tokens unless the rows in decode are more. Empty if there is nothing
-    /// to do.
+    /// The next step, of at most `budget_tokens` tokens unless the rows in decode are more. Empty
+    /// if there is nothing to do.
     pub fn plan(&mut self, budget_tokens: usize) -> Step {
         let mut step = Step::default();
         let mut index = 0;
@@ -103,8 +105,8 @@ impl Scheduler {
         step
     }
 
-    /// Makes sure that a decode row has a page for its newest token, preempting the youngest sequences for it; false
-    /// if it was the youngest itself.
+    /// Makes sure that a decode row has a page for its newest token, preempting the youngest
+    /// sequences for it; false if it was the youngest itself.
     fn grow(&mut self, index: usize) -> bool {
         let needed = pages_for(self.running[index].len());
         while self.running[index].pages().len() < needed {
@@ -133,8 +135,9 @@ impl Scheduler {
         self.waiting.push_front(sequence);
     }
 
-    /// Moves the oldest waiting sequence to prefill if there is room: a place, staging, pages for all its tokens and
-    /// the next one, and beside them a page for each running sequence to grow into, lest it be preempted at once.
+    /// Moves the oldest waiting sequence to prefill if there is room: a place, staging, pages for
+    /// all its tokens and the next one, and beside them a page for each running sequence to grow
+    /// into, lest it be preempted at once.
     fn admit(&mut self) -> bool {
         let Some(sequence) = self.waiting.front() else { return false };
         let total = sequence.len();

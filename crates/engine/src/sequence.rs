@@ -29,7 +29,8 @@ pub(crate) struct Sequence {
 pub(crate) enum Phase {
     /// Holds nothing: not yet admitted, or preempted.
     Waiting,
-    /// Its first `done` tokens are in staging, which has room for `total`; `pages` are reserved for as many.
+    /// Its first `done` tokens are in staging, which has room for `total`; `pages` are reserved for
+    /// as many.
     Prefill { done: usize, total: usize, pages: PageList },
     /// All tokens but the newest are in `pages`.
     Decode { pages: PageList },

@@ -8,7 +8,8 @@ use kvant_kv_cache::PageList;
 
 use crate::request::{SamplingParams, SeqId, TokenId, TokenLogprob};
 
-/// One turn of the engine: decode rows first, then chunks of prompts. A sequence is in it at most once.
+/// One turn of the engine: decode rows first, then chunks of prompts. A sequence is in it at most
+/// once.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
     /// One new token for each running sequence.
@@ -45,7 +46,8 @@ pub struct PrefillChunk {
     pub tokens: Vec<TokenId>,
     /// `Some`: log-probabilities of this chunk's successors are asked for.
     pub prompt_logprobs: Option<PromptLogprobs>,
-    /// `Some` in the prompt's last chunk: staging is converted into these pages and a token is sampled.
+    /// `Some` in the prompt's last chunk: staging is converted into these pages and a token is
+    /// sampled.
     pub completion: Option<Completion>,
 }
 
@@ -54,7 +56,8 @@ pub struct PrefillChunk {
 pub struct PromptLogprobs {
     /// Alternatives to report beside each token.
     pub top: u32,
-    /// The prompt's tokens at positions `start + 1 ..= start + tokens.len()`, cut at the prompt's end.
+    /// The prompt's tokens at positions `start + 1 ..= start + tokens.len()`, cut at the prompt's
+    /// end.
     pub targets: Vec<TokenId>,
 }
 
@@ -67,7 +70,8 @@ pub struct Completion {
     pub sample: SampleRow,
 }
 
-/// Everything that choosing one token needs beside the logits. Pure data, so a preempted sequence samples the same.
+/// Everything that choosing one token needs beside the logits. Pure data, so a preempted sequence
+/// samples the same.
 #[derive(Clone, Debug)]
 pub struct SampleRow {
     /// The rules.
@@ -82,15 +86,16 @@ pub struct SampleRow {
     pub output: Vec<TokenId>,
 }
 
-/// What a step gave for one sequence: one for every decode row, for every chunk with a completion, and for every chunk
-/// with prompt log-probabilities.
+/// What a step gave for one sequence: one for every decode row, for every chunk with a completion,
+/// and for every chunk with prompt log-probabilities.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     /// The sequence.
     pub seq: SeqId,
     /// Log-probabilities of prompt tokens, of a chunk that asked for them.
     pub prompt: Vec<TokenLogprob>,
-    /// The chosen token: of every decode row and of every chunk with a completion, unless its logits were not finite.
+    /// The chosen token: of every decode row and of every chunk with a completion, unless its
+    /// logits were not finite.
     pub token: Option<TokenId>,
     /// Of the chosen token, if asked for.
     pub logprob: Option<TokenLogprob>,

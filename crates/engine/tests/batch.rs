@@ -1,5 +1,5 @@
-//! The built-in model through the whole engine: a sequence's tokens are the same alone, among others, cut into chunks,
-//! and after preemption; log-probabilities agree with the decoder's own.
+//! The built-in model through the whole engine: a sequence's tokens are the same alone, among
+//! others, cut into chunks, and after preemption; log-probabilities agree with the decoder's own.
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 

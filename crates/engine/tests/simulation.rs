@@ -1,7 +1,8 @@
-//! Thousands of seeds of random traffic through the scheduler with a scripted model. `SEED=…` repeats one run.
+//! Thousands of seeds of random traffic through the scheduler with a scripted model. `SEED=…`
+//! repeats one run.
 //!
-//! After every call each page is held once or free; every sequence gets exactly its scripted tokens, whatever was
-//! cancelled or preempted around it; and nobody starves.
+//! After every call each page is held once or free; every sequence gets exactly its scripted
+//! tokens, whatever was cancelled or preempted around it; and nobody starves.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -38,7 +39,8 @@ fn script(seq: SeqId, index: usize) -> u32 {
     if x.is_multiple_of(60) { 0 } else { 1 + (x % 1000) as u32 }
 }
 
-/// A model that keeps, for every sequence, which tokens it has seen, and insists on seeing each position once in order.
+/// A model that keeps, for every sequence, which tokens it has seen, and insists on seeing each
+/// position once in order.
 #[derive(Default)]
 struct ScriptedModel {
     staged: HashMap<SeqId, Vec<u32>>,

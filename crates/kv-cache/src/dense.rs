@@ -66,7 +66,8 @@ fn zeros(len: usize) -> Vec<f16> {
     vec![0_u16; len].reinterpret_into()
 }
 
-/// To nearest, ties to even. Beyond ±65504 the result is ±65504: an infinity would turn a row's scores into NaN.
+/// To nearest, ties to even. Beyond ±65504 the result is ±65504: an infinity would turn a row's
+/// scores into NaN.
 fn round(into: &mut [f16], from: &[f32]) {
     const LANES: usize = 64;
     let (low, high) = (f16::MIN.to_f32(), f16::MAX.to_f32());

@@ -1,12 +1,14 @@
-//! What can be refused. What can only be our own error (a page released twice, slices of wrong length) is asserted.
+//! What can be refused. What can only be our own error (a page released twice, slices of wrong
+//! length) is asserted.
 
 /// A refusal; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The prompt does not fit beside those in prefill.
     #[error(
-        "staging has no room for a prompt of {tokens} tokens: it needs {needed} tiles and {free} of {capacity} are \
-         free; wait for another prompt to complete, or raise staging_tokens"
+        "staging has no room for a prompt of {tokens} tokens: it needs {needed} tiles and \
+         {free} of {capacity} are free; wait for another prompt to complete, or raise \
+         staging_tokens"
     )]
     StagingFull {
         /// Tokens asked for.
@@ -32,7 +34,8 @@ pub enum Error {
     },
     /// Tokens would be left out.
     #[error(
-        "layer {layer} of sequence {key} has {length} staged tokens; appending at {start} leaves a gap"
+        "layer {layer} of sequence {key} has {length} staged tokens; appending at {start} \
+         leaves a gap"
     )]
     Gap {
         /// The sequence.

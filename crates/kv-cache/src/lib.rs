@@ -1,8 +1,8 @@
 //! Where keys and values live: pages, formats, staging.
 //!
-//! [`PagePool`] counts pages, [`PageStore`] owns their memory, [`Staging`] keeps the 16-bit keys and values of prompts
-//! still in prefill, [`formats`] says how each layer is kept and why. Knows pages and numbers; never a model, prompt
-//! text or the order of work.
+//! [`PagePool`] counts pages, [`PageStore`] owns their memory, [`Staging`] keeps the 16-bit keys
+//! and values of prompts still in prefill, [`formats`] says how each layer is kept and why. Knows
+//! pages and numbers; never a model, prompt text or the order of work.
 
 mod dense;
 mod error;

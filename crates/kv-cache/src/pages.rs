@@ -1,4 +1,5 @@
-//! `PagePool`: which pages are free and how many hold each. Counts only, no device memory, so the scheduler uses it too.
+//! `PagePool`: which pages are free and how many hold each. Counts only, no device memory, so the
+//! scheduler uses it too.
 
 /// A page's number in the pool. A page is `PAGE_TOKENS` tokens of every layer.
 pub type PageId = u32;

@@ -1,4 +1,5 @@
-//! `Staging`: 16-bit keys and values of prompts still in prefill, so that later chunks never read packed earlier ones.
+//! `Staging`: 16-bit keys and values of prompts still in prefill, so that later chunks never read
+//! packed earlier ones.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,8 @@ use crate::error::Error;
 use crate::format::{CacheShape, pages_for};
 use crate::pages::{PageId, PageList, PagePool};
 
-/// A fixed number of tiles (pages of the same layout as dense ones, out of an own pool), lent to prompts by key.
+/// A fixed number of tiles (pages of the same layout as dense ones, out of an own pool), lent to
+/// prompts by key.
 #[derive(Debug)]
 pub struct Staging {
     layers: Vec<DensePages>,
@@ -71,8 +73,9 @@ impl Staging {
         self.prompts.contains_key(&key)
     }
 
-    /// Keeps consecutive tokens, the first at position `start`. k, v: `[tokens, kv_heads, dim]`, rounded to 16 bits
-    /// (±65504 at most). A start inside what is present replaces everything from there on; one behind it is refused.
+    /// Keeps consecutive tokens, the first at position `start`. k, v: `[tokens, kv_heads, dim]`,
+    /// rounded to 16 bits (±65504 at most). A start inside what is present replaces everything from
+    /// there on; one behind it is refused.
     ///
     /// # Panics
     /// If k and v are no whole tokens of the same number: an error of ours.

@@ -30,7 +30,8 @@ impl RowSlot {
     }
 }
 
-/// Owns keys and values of every page. Which page is whose is counted elsewhere, in a `PagePool` of as many pages.
+/// Owns keys and values of every page. Which page is whose is counted elsewhere, in a `PagePool` of
+/// as many pages.
 #[derive(Debug)]
 pub struct PageStore {
     layers: Vec<LayerPages>,
@@ -94,8 +95,9 @@ impl PageStore {
         }
     }
 
-    /// Moves one layer of a prompt of `length` tokens from staging into `pages`: the only function that completes a
-    /// prefill. What the last page holds behind the prompt is undefined. Staging is left as it is.
+    /// Moves one layer of a prompt of `length` tokens from staging into `pages`: the only function
+    /// that completes a prefill. What the last page holds behind the prompt is undefined. Staging
+    /// is left as it is.
     ///
     /// # Panics
     /// If `pages` are not as many as `length` tokens need: an error of ours.

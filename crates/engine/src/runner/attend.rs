@@ -1,4 +1,5 @@
-//! `StepAttend`: the join of decoder and cache: where a step's keys and values go, and what its tokens attend over.
+//! `StepAttend`: the join of decoder and cache: where a step's keys and values go, and what its
+//! tokens attend over.
 
 use candle_core::{Device, Result, Tensor};
 use kvant_kernels::cpu::{AttendParams, AttendRow, attend_dense};
@@ -33,7 +34,8 @@ impl Attend for StepAttend<'_> {
 }
 
 impl StepAttend<'_> {
-    /// Keys and values of the decode rows into pages, of the chunks into staging. k, v: `[tokens, width]`.
+    /// Keys and values of the decode rows into pages, of the chunks into staging. k, v: `[tokens,
+    /// width]`.
     fn keep(&mut self, layer: usize, width: usize, k: &[f32], v: &[f32]) -> Result<()> {
         let slot = |row: &crate::step::DecodeRow| RowSlot::at(&row.pages, row.position as usize);
         let slots: Vec<_> = self.step.decode.iter().map(slot).collect();

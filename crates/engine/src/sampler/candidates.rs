@@ -1,7 +1,7 @@
 //! `draw`: temperature, the three cuts, and the draw among what is left.
 //!
-//! Sorting a vocabulary for every token would cost more than a layer of a small model, so top_p looks at the likeliest
-//! tokens in growing portions and stops as soon as they reach it.
+//! Sorting a vocabulary for every token would cost more than a layer of a small model, so top_p
+//! looks at the likeliest tokens in growing portions and stops as soon as they reach it.
 
 use crate::request::{SamplingParams, TokenId};
 

@@ -1,4 +1,5 @@
-//! Eight f32 at a time: what one instruction does, spelled so that the compiler cannot take it apart.
+//! Eight f32 at a time: what one instruction does, spelled so that the compiler cannot take it
+//! apart.
 
 #![expect(clippy::inline_always, reason = "a call would push the lanes through memory")]
 

@@ -1,8 +1,9 @@
 //! The arithmetic of one task: queries against tiles of 64 keys and values.
 //!
-//! Scores are in base 2: queries carry `scale · log2(e)`. Lanes are eight f32; a dot product is eight partial sums over
-//! the dimensions in order, then one fixed tree. Only rows that a query of the task sees are read, so what other
-//! sequences left in a page cannot reach a result, not even as NaN.
+//! Scores are in base 2: queries carry `scale · log2(e)`. Lanes are eight f32; a dot product is
+//! eight partial sums over the dimensions in order, then one fixed tree. Only rows that a query of
+//! the task sees are read, so what other sequences left in a page cannot reach a result, not even
+//! as NaN.
 
 #![expect(clippy::inline_always, reason = "a call would push the lanes through memory")]
 
@@ -227,7 +228,8 @@ fn score<const N: usize, const J: usize>(
     }
 }
 
-/// One query and one tile: weights of the slots it sees, zeros elsewhere; maximum and sum brought up to date.
+/// One query and one tile: weights of the slots it sees, zeros elsewhere; maximum and sum brought
+/// up to date.
 fn weigh(record: &mut [Lanes], weights: &mut Weights, slots: &Range<usize>) {
     let (last, values) = record.split_last_mut().expect("a record ends with maximum and sum");
     let (old_max, old_sum) = ends(*last);
