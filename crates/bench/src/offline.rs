@@ -1,0 +1,221 @@
+//! Offline throughput: so many equal prompts at once, random token ids of a fixed seed, greedy, end
+//! tokens ignored.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kvant_engine::{GenerateRequest, Handle, SamplingParams, StopRules, TokenEvent, TokenStream};
+use serde::Serialize;
+
+/// What to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Tokens of every prompt, at least 1.
+    pub prompt_tokens: u32,
+    /// Tokens generated for every prompt, at least 1.
+    pub output_tokens: u32,
+    /// Prompts, all submitted at once; at least 1.
+    pub concurrency: u32,
+    /// Seed of the token ids.
+    pub seed: u64,
+}
+
+/// What came out. Rates and times are of the whole set of prompts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Prompts at once.
+    pub concurrency: u32,
+    /// Tokens of every prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated for every prompt.
+    pub output_tokens: u32,
+    /// Prompt tokens by the time until the last prompt had its first token.
+    pub prefill_tokens_per_s: f64,
+    /// Tokens after that moment by the time that they took; `None` if there were none.
+    pub decode_tokens_per_s: Option<f64>,
+    /// Time to first token, median.
+    pub ttft_ms_p50: f64,
+    /// Time to first token, 99th percentile.
+    pub ttft_ms_p99: f64,
+    /// Time from a token to the next of its stream, median; `None` for one token.
+    pub itl_ms_p50: Option<f64>,
+    /// The same, 99th percentile.
+    pub itl_ms_p99: Option<f64>,
+    /// From the first submission to the last token.
+    pub total_s: f64,
+}
+
+/// Runs a load after a short warm-up and measures it. The engine should be idle.
+pub fn offline(handle: &Handle, load: &Load) -> Result<Row> {
+    ensure!(load.concurrency > 0, "concurrency is 0, it must be at least 1");
+    let warm_up = Load {
+        prompt_tokens: load.prompt_tokens.min(16),
+        output_tokens: load.output_tokens.min(2),
+        concurrency: 1,
+        seed: load.seed.wrapping_add(1),
+    };
+    run(handle, &warm_up)?;
+    Ok(row(load, &run(handle, load)?))
+}
+
+/// Times of every token of every stream, counted from the first submission.
+fn run(handle: &Handle, load: &Load) -> Result<Vec<Vec<Duration>>> {
+    let requests: Vec<_> = (0..load.concurrency)
+        .map(|number| request(load, u64::from(number), handle.limits().vocab as u64))
+        .collect();
+    let start = Instant::now();
+    let mut streams = Vec::new();
+    for request in requests {
+        streams.push(handle.submit(request)?);
+    }
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = streams
+            .into_iter()
+            .map(|stream| scope.spawn(move || times(stream, start, load.output_tokens)))
+            .collect();
+        readers.into_iter().map(|reader| reader.join().expect("readers do not panic")).collect()
+    })
+}
+
+fn request(load: &Load, number: u64, vocab: u64) -> GenerateRequest {
+    let mut state = load.seed ^ number.wrapping_mul(0xD134_2543_DE82_EF95);
+    let prompt: Vec<u32> =
+        (0..load.prompt_tokens).map(|_| (next(&mut state) % vocab.max(1)) as u32).collect();
+    GenerateRequest {
+        prompt: prompt.into(),
+        sampling: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),
+        stop: StopRules {
+            max_tokens: load.output_tokens,
+            min_tokens: 0,
+            eos_tokens: Vec::new(),
+            stop_tokens: Vec::new(),
+        },
+        prompt_logprobs: None,
+    }
+}
+
+/// SplitMix64.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+fn times(mut stream: TokenStream, start: Instant, expected: u32) -> Result<Vec<Duration>> {
+    let mut times = Vec::with_capacity(expected as usize);
+    loop {
+        match stream.blocking_recv().context("the engine stopped during the measurement")? {
+            TokenEvent::Token { .. } => times.push(start.elapsed()),
+            TokenEvent::Prompt(_) => {}
+            TokenEvent::Failed(what) => bail!("a sequence failed during the measurement: {what}"),
+            TokenEvent::Done { .. } if times.len() == expected as usize => return Ok(times),
+            TokenEvent::Done { .. } => {
+                bail!("a sequence ended after {} of {expected} tokens", times.len())
+            }
+        }
+    }
+}
+
+/// Arithmetic on the times of tokens; every stream has at least one.
+fn row(load: &Load, streams: &[Vec<Duration>]) -> Row {
+    let firsts: Vec<Duration> = streams.iter().map(|times| times[0]).collect();
+    let prefilled = firsts.iter().max().copied().unwrap_or_default();
+    let all = || streams.iter().flatten();
+    let end = all().max().copied().unwrap_or_default();
+    let later = all().filter(|time| **time > prefilled).count();
+    let gaps: Vec<Duration> = streams
+        .iter()
+        .flat_map(|times| times.windows(2))
+        .map(|pair| pair[1].abs_diff(pair[0]))
+        .collect();
+    let prompt_tokens = f64::from(load.prompt_tokens) * streams.len() as f64;
+    Row {
+        concurrency: load.concurrency,
+        prompt_tokens: load.prompt_tokens,
+        output_tokens: load.output_tokens,
+        prefill_tokens_per_s: prompt_tokens / prefilled.as_secs_f64(),
+        decode_tokens_per_s: (later > 0)
+            .then(|| later as f64 / end.abs_diff(prefilled).as_secs_f64()),
+        ttft_ms_p50: percentile_ms(&firsts, 50).unwrap_or_default(),
+        ttft_ms_p99: percentile_ms(&firsts, 99).unwrap_or_default(),
+        itl_ms_p50: percentile_ms(&gaps, 50),
+        itl_ms_p99: percentile_ms(&gaps, 99),
+        total_s: end.as_secs_f64(),
+    }
+}
+
+/// The smallest value that at least `percent` of all values do not exceed.
+fn percentile_ms(values: &[Duration], percent: usize) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).map(|value| value.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(values: &[u64]) -> Vec<Duration> {
+        values.iter().map(|value| Duration::from_millis(*value)).collect()
+    }
+
+    #[test]
+    fn percentiles_are_nearest_rank() {
+        let hundred: Vec<u64> = (1..=100).rev().collect();
+        for (values, percent, expected) in [
+            (ms(&hundred), 50, Some(50.0)),
+            (ms(&hundred), 99, Some(99.0)),
+            (ms(&[7]), 50, Some(7.0)),
+            (ms(&[7]), 99, Some(7.0)),
+            (ms(&[1, 2]), 50, Some(1.0)),
+            (ms(&[1, 2]), 99, Some(2.0)),
+            (ms(&[]), 50, None),
+        ] {
+            assert_eq!(percentile_ms(&values, percent), expected, "{percent} of {values:?}");
+        }
+    }
+
+    #[test]
+    fn rates_count_decode_only_after_the_last_prefill() {
+        let load = Load { prompt_tokens: 100, output_tokens: 3, concurrency: 2, seed: 1 };
+        // The second stream's first token is at 500 ms; three tokens come later, the last at 1100
+        // ms.
+        let row = row(&load, &[ms(&[200, 400, 800]), ms(&[500, 900, 1100])]);
+        assert_eq!(row.prefill_tokens_per_s, 200.0 / 0.5);
+        assert_eq!(row.decode_tokens_per_s, Some(3.0 / 0.6));
+        assert_eq!((row.ttft_ms_p50, row.ttft_ms_p99), (200.0, 500.0));
+        assert_eq!((row.itl_ms_p50, row.itl_ms_p99), (Some(200.0), Some(400.0)));
+        assert_eq!(row.total_s, 1.1);
+    }
+
+    #[test]
+    fn one_token_has_no_decode_rate() {
+        let load = Load { prompt_tokens: 10, output_tokens: 1, concurrency: 1, seed: 1 };
+        let row = row(&load, &[ms(&[100])]);
+        assert_eq!(row.decode_tokens_per_s, None);
+        assert_eq!(row.itl_ms_p50, None);
+    }
+
+    #[test]
+    fn prompts_are_the_same_for_the_same_seed_and_differ_within_a_load() {
+        let load = Load { prompt_tokens: 50, output_tokens: 1, concurrency: 2, seed: 7 };
+        let prompt = |load: &Load, number| request(load, number, 1000).prompt.to_vec();
+        assert_eq!(prompt(&load, 0), prompt(&load, 0));
+        assert_ne!(prompt(&load, 0), prompt(&load, 1));
+        assert_ne!(prompt(&load, 0), prompt(&Load { seed: 8, ..load }, 0));
+        assert!(prompt(&load, 0).iter().all(|id| *id < 1000));
+        assert_eq!(prompt(&load, 0).len(), 50);
+    }
+
+    #[test]
+    fn the_generator_is_splitmix64() {
+        // First outputs of the published generator for seed 1234567.
+        let mut state = 1_234_567;
+        assert_eq!(next(&mut state), 6_457_827_717_110_365_317);
+        assert_eq!(next(&mut state), 3_203_168_211_198_807_973);
+    }
+}

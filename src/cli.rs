@@ -1,0 +1,294 @@
+//! Flags of every subcommand, and how they become a `Config`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Sources};
+
+/// Continuous-batching LLM inference server with an OpenAI-compatible API.
+#[derive(Debug, Parser)]
+#[command(name = "kvant", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over HTTP
+    Serve(ServeArgs),
+    /// Talk to a model in the terminal
+    Chat(ChatArgs),
+    /// Continue one prompt and print the text
+    Generate(GenerateArgs),
+    /// Download a model and print its path
+    Fetch(FetchArgs),
+    /// Show what would be loaded and what fits into memory
+    Inspect(InspectArgs),
+    /// Measure offline throughput
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// TCP port, 0 for any free one [default: 8000]
+    #[arg(long, short)]
+    pub(crate) port: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Text of the system message
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// The prompt; read from stdin if not given
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// Continue the prompt as it is, without the chat template
+    #[arg(long)]
+    pub(crate) raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    /// Model name, org/name on the hub, or a path
+    #[arg(default_value = crate::fetch::DEFAULT_MODEL)]
+    pub(crate) model: String,
+    /// Branch, tag or commit on the hub
+    #[arg(long, default_value = "main")]
+    pub(crate) revision: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// Tokens of every prompt
+    #[arg(long, default_value_t = 128, value_parser = count::<1_000_000>)]
+    pub(crate) prompt_tokens: u32,
+    /// Tokens generated for every prompt
+    #[arg(long, default_value_t = 64, value_parser = count::<1_000_000>)]
+    pub(crate) output_tokens: u32,
+    /// Sequences at the same time, one row of the table each
+    #[arg(long, value_delimiter = ',', default_value = "1,8", value_parser = count::<4096>)]
+    pub(crate) concurrency: Vec<u32>,
+    /// Seed of the prompts' token ids
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How tokens are chosen; the same meaning as in the HTTP API.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// Tokens to generate at most [default: what the context has left]
+    #[arg(long, value_parser = count::<{ u32::MAX }>)]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 takes the likeliest token always
+    #[arg(long, default_value_t = 0.7, value_parser = number::<0, 2>)]
+    pub(crate) temperature: f32,
+    /// Smallest set of tokens whose probability reaches it
+    #[arg(long, default_value_t = 1.0, value_parser = number::<0, 1>)]
+    pub(crate) top_p: f32,
+    /// Drop tokens less likely than this part of the likeliest
+    #[arg(long, default_value_t = 0.0, value_parser = number::<0, 1>)]
+    pub(crate) min_p: f32,
+    /// Keep the k likeliest tokens
+    #[arg(long, value_parser = count::<{ u32::MAX }>)]
+    pub(crate) top_k: Option<u32>,
+    /// Divides the logits of tokens seen before; 1 is off
+    #[arg(long, default_value_t = 1.0, value_parser = number::<0, 2>)]
+    pub(crate) repetition_penalty: f32,
+    /// Same seed, same text
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Text that ends the answer; may be repeated
+    #[arg(long)]
+    pub(crate) stop: Vec<String>,
+}
+
+/// Which model, and everything of the configuration that has a flag.
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
+    /// Model name, org/name on the hub, a folder or a .gguf file [default: smollm2-135m-instruct]
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    pub(crate) positional: Option<String>,
+    /// The same, as a flag
+    #[arg(long, short)]
+    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) values: ValueArgs,
+    /// Built-in profile: low-memory
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// TOML file of settings; config/default.toml documents every key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set any key, for example --set server.body_bytes=1000000
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
+    pub(crate) set: Vec<(String, String)>,
+}
+
+/// Keys with a flag of their own.
+#[derive(Debug, Args)]
+pub(crate) struct ValueArgs {
+    /// Branch, tag or commit on the hub
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    /// `dummy`: random weights from a config.json alone
+    #[arg(long)]
+    pub(crate) load_format: Option<String>,
+    /// Threads that compute [default: physical cores]
+    #[arg(long)]
+    pub(crate) threads: Option<String>,
+    /// Longest prompt and answer together [default: the model's]
+    #[arg(long)]
+    pub(crate) context_tokens: Option<String>,
+    /// Tokens of the key/value cache [default: what fits]
+    #[arg(long)]
+    pub(crate) cache_tokens: Option<String>,
+    /// Part of the free memory that may be taken
+    #[arg(long)]
+    pub(crate) memory_fraction: Option<String>,
+    /// Sequences that compute at the same time
+    #[arg(long)]
+    pub(crate) sequences: Option<String>,
+    /// Tokens of one engine step
+    #[arg(long)]
+    pub(crate) step_tokens: Option<String>,
+    /// off, error, warn, info, debug or trace
+    #[arg(long)]
+    pub(crate) log_level: Option<String>,
+}
+
+impl Settings {
+    /// The configuration of a command that serves no HTTP.
+    pub(crate) fn config(&self) -> Result<Config> {
+        self.config_with(&[])
+    }
+
+    /// The configuration, with further flags of the subcommand: flag, key, value.
+    pub(crate) fn config_with(&self, more: &[(&str, &str, &Option<String>)]) -> Result<Config> {
+        let model = self.positional.clone().or_else(|| self.model.clone());
+        let values = &self.values;
+        let own = [
+            ("--model", "model.name", &model),
+            ("--revision", "model.revision", &values.revision),
+            ("--load-format", "model.load_format", &values.load_format),
+            ("--threads", "model.threads", &values.threads),
+            ("--context-tokens", "scheduler.context_tokens", &values.context_tokens),
+            ("--cache-tokens", "cache.tokens", &values.cache_tokens),
+            ("--memory-fraction", "cache.memory_fraction", &values.memory_fraction),
+            ("--sequences", "scheduler.sequences", &values.sequences),
+            ("--step-tokens", "scheduler.step_tokens", &values.step_tokens),
+            ("--log-level", "log.level", &values.log_level),
+        ];
+        let given = own.iter().chain(more).filter_map(|(flag, key, value)| {
+            value.as_ref().map(|value| ((*flag).to_owned(), (*key).to_owned(), value.clone()))
+        });
+        let set = self.set.iter();
+        let set = set.map(|(key, value)| (format!("--set {key}"), key.clone(), value.clone()));
+        Ok(Config::load(&Sources {
+            profile: self.profile.clone(),
+            file: self.config.clone(),
+            environment: environment(),
+            flags: given.chain(set).collect(),
+        })?)
+    }
+}
+
+/// Variables whose name and value are text.
+fn environment() -> Vec<(String, String)> {
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(text).collect()
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it must be SECTION.KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// A whole number from 1 on.
+fn count<const MOST: u32>(text: &str) -> Result<u32, String> {
+    let read = text.parse().ok().filter(|number| (1..=MOST).contains(number));
+    read.ok_or_else(|| format!("it must be a whole number within 1..={MOST}"))
+}
+
+/// A finite number within two bounds.
+fn number<const LEAST: i32, const MOST: i32>(text: &str) -> Result<f32, String> {
+    let good = |number: &f32| (LEAST as f32..=MOST as f32).contains(number);
+    let read = text.parse().ok().filter(good);
+    read.ok_or_else(|| format!("it must be a number within {LEAST}..={MOST}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_their_keys() {
+        let args = "kvant serve tiny --port 0 --host ::1 --threads 3 --cache-tokens 640 \
+                    --memory-fraction 0.5 --sequences 2 --step-tokens 64 --context-tokens 128 \
+                    --log-level warn --set server.body_bytes=2048";
+        let Command::Serve(serve) = Cli::parse_from(args.split_whitespace()).command else {
+            panic!("serve was asked for");
+        };
+        let more = [("--port", "server.port", &serve.port), ("--host", "server.host", &serve.host)];
+        let config = serve.settings.config_with(&more).unwrap();
+        assert_eq!(config.model.name, "tiny");
+        assert_eq!(config.model.threads, 3);
+        assert_eq!((config.server.port, config.server.host.as_str()), (0, "::1"));
+        assert_eq!(config.server.body_bytes, 2048);
+        assert_eq!((config.cache.tokens, config.cache.memory_fraction), (640, 0.5));
+        let scheduler = &config.scheduler;
+        assert_eq!((scheduler.sequences, scheduler.step_tokens), (2, 64));
+        assert_eq!((scheduler.context_tokens, config.log.level.as_str()), (128, "warn"));
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        for (text, good) in
+            [("0", true), ("2", true), ("2.01", false), ("-0.1", false), ("NaN", false)]
+        {
+            assert_eq!(number::<0, 2>(text).is_ok(), good, "{text}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! `Config`: what was written in defaults, profile, file, environment and flags, merged and
+//! checked.
+//!
+//! Every key is described once in `keys`; `config/default.toml` documents the same keys and a test
+//! holds the two equal.
+
+mod keys;
+mod layers;
+mod nearest;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use layers::ConfigError;
+use layers::Layers;
+
+/// Profiles that are built in, by name.
+const PROFILES: [(&str, &str); 1] =
+    [("low-memory", include_str!("../config/profiles/low-memory.toml"))];
+
+/// Everything that can be configured. `config/default.toml` says what each key means, its unit and
+/// its bounds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) model: ModelConfig,
+    pub(crate) cache: CacheConfig,
+    pub(crate) scheduler: SchedulerConfig,
+    pub(crate) server: ServerConfig,
+    pub(crate) log: LogConfig,
+}
+
+/// Which model, and with how many threads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ModelConfig {
+    pub(crate) name: String,
+    pub(crate) revision: String,
+    pub(crate) load_format: LoadFormat,
+    pub(crate) threads: usize,
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LoadFormat {
+    /// From the model's files.
+    Auto,
+    /// Seeded random numbers in the shapes of a config.json.
+    Dummy,
+}
+
+/// Memory of keys and values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CacheConfig {
+    pub(crate) tokens: usize,
+    pub(crate) memory_fraction: f64,
+}
+
+/// Limits of the engine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SchedulerConfig {
+    pub(crate) context_tokens: usize,
+    pub(crate) sequences: usize,
+    pub(crate) step_tokens: usize,
+    pub(crate) waiting_requests: usize,
+    pub(crate) waiting_tokens: usize,
+    pub(crate) staging_tokens: usize,
+    pub(crate) stall_seconds: u64,
+}
+
+/// HTTP.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ServerConfig {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) body_bytes: usize,
+    pub(crate) drain_seconds: u64,
+}
+
+/// The log on stderr.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            name: crate::fetch::DEFAULT_MODEL.to_owned(),
+            revision: "main".to_owned(),
+            load_format: LoadFormat::Auto,
+            threads: 0,
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self { tokens: 0, memory_fraction: 0.8 }
+    }
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            context_tokens: 0,
+            sequences: 32,
+            step_tokens: 512,
+            waiting_requests: 256,
+            waiting_tokens: 1 << 20,
+            staging_tokens: 0,
+            stall_seconds: 10,
+        }
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self { host: "127.0.0.1".to_owned(), port: 8000, body_bytes: 4 << 20, drain_seconds: 30 }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// Where the values beside the defaults come from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    /// Name of a built-in profile.
+    pub(crate) profile: Option<String>,
+    /// A file of the user.
+    pub(crate) file: Option<PathBuf>,
+    /// Variables of the environment, `KVANT_…` and others.
+    pub(crate) environment: Vec<(String, String)>,
+    /// Name of the flag, `section.key`, value.
+    pub(crate) flags: Vec<(String, String, String)>,
+}
+
+impl Config {
+    /// Merges all sources, later ones over earlier ones. The first wrong key or value is the error.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut layers = Layers::new(&Self::default());
+        if let Some(name) = &sources.profile {
+            let found = PROFILES.iter().find(|(known, _)| known == name);
+            let Some((_, text)) = found else {
+                let known: Vec<&str> = PROFILES.iter().map(|(known, _)| *known).collect();
+                let what = format!("no profile {name:?}; there are: {}", known.join(", "));
+                return Err(ConfigError::new("--profile", what).of_flag());
+            };
+            layers.merge_text(&format!("profile {name}"), text)?;
+        }
+        if let Some(path) = &sources.file {
+            let source = path.display().to_string();
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::new(&source, format!("cannot be read: {error}")))?;
+            layers.merge_text(&source, &text)?;
+        }
+        layers.merge_environment(&sources.environment)?;
+        for (flag, key, value) in &sources.flags {
+            layers.set(flag, key, value).map_err(ConfigError::of_flag)?;
+        }
+        layers.finish()
+    }
+}

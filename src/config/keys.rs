@@ -1,0 +1,109 @@
+//! `KEYS`: every configuration key with the values that it may have.
+
+use toml::Value;
+
+/// One key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) section: &'static str,
+    pub(super) name: &'static str,
+    pub(super) bound: Bound,
+}
+
+/// Values that a key may have.
+#[derive(Debug)]
+pub(super) enum Bound {
+    /// Any text but an empty one.
+    Text,
+    /// One of some words.
+    OneOf(&'static [&'static str]),
+    /// A whole number, both ends included.
+    Integer(i64, i64),
+    /// A number, both ends included.
+    Number(f64, f64),
+}
+
+const MANY: i64 = 1_000_000_000;
+
+const fn key(section: &'static str, name: &'static str, bound: Bound) -> Key {
+    Key { section, name, bound }
+}
+
+/// In the order of `config/default.toml`.
+pub(super) const KEYS: [Key; 19] = [
+    key("model", "name", Bound::Text),
+    key("model", "revision", Bound::Text),
+    key("model", "load_format", Bound::OneOf(&["auto", "dummy"])),
+    key("model", "threads", Bound::Integer(0, 1024)),
+    key("cache", "tokens", Bound::Integer(0, MANY)),
+    key("cache", "memory_fraction", Bound::Number(0.05, 1.0)),
+    key("scheduler", "context_tokens", Bound::Integer(0, MANY)),
+    key("scheduler", "sequences", Bound::Integer(1, 4096)),
+    key("scheduler", "step_tokens", Bound::Integer(16, 65536)),
+    key("scheduler", "waiting_requests", Bound::Integer(1, 1_000_000)),
+    key("scheduler", "waiting_tokens", Bound::Integer(1, MANY)),
+    key("scheduler", "staging_tokens", Bound::Integer(0, MANY)),
+    key("scheduler", "stall_seconds", Bound::Integer(1, 86400)),
+    key("server", "host", Bound::Text),
+    key("server", "port", Bound::Integer(0, 65535)),
+    key("server", "body_bytes", Bound::Integer(1024, 1 << 30)),
+    key("server", "drain_seconds", Bound::Integer(0, 86400)),
+    key("log", "level", Bound::OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
+    key("log", "format", Bound::OneOf(&["text", "json"])),
+];
+
+impl Key {
+    /// `section.name`.
+    pub(super) fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// Variable of the environment that sets it.
+    pub(super) fn variable(&self) -> String {
+        format!("KVANT_{}_{}", self.section, self.name).to_uppercase()
+    }
+}
+
+impl Bound {
+    /// The value, its type mended where nothing is lost (1 for 1.0), if it is within the bound.
+    pub(super) fn accept(&self, value: Value) -> Option<Value> {
+        match (self, value) {
+            (Self::Text, Value::String(text)) if !text.trim().is_empty() => {
+                Some(Value::String(text))
+            }
+            (Self::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => {
+                Some(Value::String(text))
+            }
+            (Self::Integer(least, most), Value::Integer(n)) if (*least..=*most).contains(&n) => {
+                Some(Value::Integer(n))
+            }
+            (Self::Number(least, most), Value::Float(n)) if (*least..=*most).contains(&n) => {
+                Some(Value::Float(n))
+            }
+            (Self::Number(..), Value::Integer(n)) => self.accept(Value::Float(n as f64)),
+            _ => None,
+        }
+    }
+
+    /// Reads the text of a flag or variable; text that is no number stays text, for `accept` to
+    /// refuse.
+    pub(super) fn read(&self, text: &str) -> Value {
+        let number = match self {
+            Self::Integer(..) => text.parse().ok().map(Value::Integer),
+            Self::Number(..) => text.parse().ok().map(Value::Float),
+            Self::Text | Self::OneOf(_) => None,
+        };
+        number.unwrap_or_else(|| Value::String(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Text => write!(f, "a text that is not empty"),
+            Self::OneOf(words) => write!(f, "one of: {}", words.join(", ")),
+            Self::Integer(least, most) => write!(f, "a whole number within {least}..={most}"),
+            Self::Number(least, most) => write!(f, "a number within {least}..={most}"),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! From a configuration to a running engine: resolve, open, plan memory, load weights, start.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kvant_engine::memory::{MemoryInputs, MemoryPlan};
+use kvant_engine::{Engine, EngineOptions, Handle, ModelRunner};
+use kvant_kv_cache::{PageStore, Staging};
+use kvant_models::{Decoder, ModelFiles};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{Config, LoadFormat, LogConfig, LogFormat};
+use crate::facts::{Facts, cache_shape};
+use crate::{fetch, machine, progress};
+
+/// Seed of made-up weights.
+const DUMMY_SEED: u64 = 1;
+
+/// A model on disk, opened and planned for, its weights not yet read.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) files: ModelFiles,
+    pub(crate) facts: Facts,
+    pub(crate) plan: MemoryPlan,
+    load_format: LoadFormat,
+}
+
+/// Finds and opens the model and plans the memory.
+pub(crate) fn open(config: &Config) -> Result<Opened> {
+    let model = &config.model;
+    let fetched = fetch::resolve(&model.name, &model.revision)?;
+    let files = match model.load_format {
+        LoadFormat::Auto => ModelFiles::open(&fetched.path)?,
+        LoadFormat::Dummy => ModelFiles::open_config_only(&fetched.path)?,
+    };
+    let name = fetched.name.unwrap_or_else(|| files.name().to_owned());
+    let facts = Facts::of(&files, &name)?;
+    let plan = plan(config, &files)?;
+    Ok(Opened { files, facts, plan, load_format: model.load_format })
+}
+
+/// Lays out the memory; the error says what to change if it does not fit.
+fn plan(config: &Config, files: &ModelFiles) -> Result<MemoryPlan> {
+    let spec = files.spec()?;
+    let scheduler = &config.scheduler;
+    let available = machine::available_bytes()?;
+    Ok(MemoryPlan::new(&MemoryInputs {
+        available_bytes: (available as f64 * config.cache.memory_fraction) as u64,
+        weight_bytes: files.total_bytes(),
+        shape: cache_shape(&spec),
+        spec: &spec,
+        context_tokens: nonzero(scheduler.context_tokens),
+        cache_tokens: nonzero(config.cache.tokens),
+        staging_tokens: nonzero(scheduler.staging_tokens),
+        sequences: scheduler.sequences,
+        step_tokens: scheduler.step_tokens,
+    })?)
+}
+
+/// In the configuration 0 stands for "choose".
+fn nonzero(tokens: usize) -> Option<usize> {
+    (tokens > 0).then_some(tokens)
+}
+
+impl Opened {
+    /// Reads the weights and starts the engine.
+    pub(crate) fn start(&self, config: &Config) -> Result<Handle> {
+        let start = Instant::now();
+        let decoder = self.decoder()?;
+        tracing::info!("weights loaded in {:.1} s", start.elapsed().as_secs_f64());
+        let shape = cache_shape(decoder.spec());
+        let plan = &self.plan;
+        let store = PageStore::new(&shape, plan.cache_pages);
+        let staging = Staging::new(&shape, plan.staging_tokens);
+        let scheduler = &config.scheduler;
+        let options = EngineOptions {
+            sequences: scheduler.sequences,
+            step_tokens: scheduler.step_tokens,
+            waiting_requests: scheduler.waiting_requests,
+            waiting_tokens: scheduler.waiting_tokens,
+            context_tokens: plan.context_tokens,
+            cache_pages: plan.cache_pages,
+            staging_tokens: plan.staging_tokens,
+            vocab: decoder.spec().vocab,
+            stall: Duration::from_secs(scheduler.stall_seconds),
+        };
+        Ok(Engine::start(ModelRunner::new(decoder, store, staging), options))
+    }
+
+    fn decoder(&self) -> Result<Decoder> {
+        if self.load_format == LoadFormat::Dummy {
+            return Ok(self.files.load_dummy(DUMMY_SEED)?);
+        }
+        let bar = progress::bytes("loading");
+        let mut advance = |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        };
+        let decoder = self.files.load(&mut advance)?;
+        bar.finish_and_clear();
+        Ok(decoder)
+    }
+}
+
+/// Starts everything for a command that is not a server: quiet unless the log level says otherwise.
+pub(crate) fn engine(config: &Config) -> Result<(Opened, Handle)> {
+    prepare(config, true)?;
+    let opened = open(config)?;
+    let handle = opened.start(config)?;
+    Ok((opened, handle))
+}
+
+/// The log on stderr and the threads that compute; once a process.
+pub(crate) fn prepare(config: &Config, quiet: bool) -> Result<()> {
+    let LogConfig { level, format } = &config.log;
+    let level: LevelFilter = level.parse().context("log.level")?;
+    let level = if quiet && level == LevelFilter::INFO { LevelFilter::WARN } else { level };
+    let log = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(config));
+    pool.build_global().context("cannot start the threads that compute")
+}
+
+/// Threads that compute.
+pub(crate) fn threads(config: &Config) -> usize {
+    nonzero(config.model.threads).unwrap_or_else(machine::physical_cores)
+}

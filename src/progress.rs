@@ -1,0 +1,18 @@
+//! Progress bars on stderr, only where a person watches.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Whether bars are drawn: only on a terminal.
+pub(crate) fn shown() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// A bar of bytes; invisible if stderr is no terminal.
+pub(crate) fn bytes(message: &str) -> ProgressBar {
+    let template = "{msg} [{wide_bar}] {bytes}/{total_bytes} ({eta})";
+    let style = ProgressStyle::with_template(template).expect("the template is a constant");
+    let bar = if shown() { ProgressBar::new(0) } else { ProgressBar::hidden() };
+    bar.with_style(style).with_message(message.to_owned())
+}
