@@ -1,0 +1,173 @@
+//! The command line from outside: wrong input is one line on stderr and an exit code, and nothing
+//! hangs.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+
+use crate::server::{Running, kvant};
+
+fn output(args: &[&str]) -> Output {
+    kvant(args).output().expect("the binary was built by cargo")
+}
+
+/// The command fails with `code`, prints nothing on stdout and exactly one line on stderr, which
+/// has all `parts`.
+fn refused(args: &[&str], code: i32, parts: &[&str]) {
+    let output = output(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+    assert_eq!(output.stdout, b"", "{args:?}");
+    assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+    assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "{args:?}: {part:?} is not in {stderr}");
+    }
+}
+
+fn succeeded(output: Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn written(name: &str, bytes: &[u8]) -> String {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_missing_model_is_one_line() {
+    for command in ["serve", "generate", "inspect", "fetch"] {
+        refused(&[command, "./no/such/model.gguf"], 1, &["./no/such/model.gguf", "no such file"]);
+        refused(
+            &[command, "no-such-model"],
+            1,
+            &["no-such-model", "tiny", "smollm2-135m-instruct"],
+        );
+    }
+}
+
+#[test]
+fn a_damaged_model_is_one_line() {
+    let header = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0";
+    for (name, bytes) in [
+        ("empty.gguf", &b""[..]),
+        ("magic.gguf", &b"GGUF"[..]),
+        ("truncated.gguf", &header[..]),
+        ("other.gguf", &b"PK\x03\x04 not a model at all"[..]),
+    ] {
+        let path = written(name, bytes);
+        refused(&["inspect", &path], 1, &[name]);
+        refused(&["generate", &path, "--prompt", "x"], 1, &[name]);
+    }
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-model-here");
+    fs::create_dir_all(&folder).unwrap();
+    refused(&["serve", folder.to_str().unwrap()], 1, &["no-model-here"]);
+}
+
+#[test]
+fn a_wrong_configuration_names_file_key_and_neighbour() {
+    let path = written("wrong.toml", b"[scheduler]\nsequence = 4\n");
+    let parts = ["wrong.toml", "scheduler.sequence;", "did you mean scheduler.sequences?"];
+    refused(&["serve", "--model", "tiny", "--config", &path], 1, &parts);
+    refused(&["serve", "--config", "no-such.toml"], 1, &["no-such.toml: cannot be read"]);
+
+    let output = kvant(&["inspect", "tiny"]).env("KVANT_SERVER_PORT", "high").output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.starts_with("error: environment KVANT_SERVER_PORT: server.port is \"high\""));
+}
+
+#[test]
+fn wrong_flags_are_one_line_and_code_2() {
+    refused(&["serve", "--port", "x"], 2, &["--port", "0..=65535"]);
+    refused(&["serve", "--port", "65536"], 2, &["--port", "0..=65535"]);
+    refused(&["serve", "--set", "server.prot=1"], 2, &["did you mean server.port?"]);
+    refused(&["serve", "--profile", "fast"], 2, &["fast", "low-memory"]);
+    refused(&["serve", "--prot", "1"], 2, &["--prot", "--port"]);
+    refused(&["generate", "tiny", "--max-tokens", "0"], 2, &["--max-tokens", "0"]);
+    refused(&["generate", "tiny", "--temperature", "nan"], 2, &["--temperature", "0..=2"]);
+    refused(&["serv"], 2, &["serv"]);
+}
+
+#[test]
+fn a_busy_port_is_one_line() {
+    let running = Running::start(&["--log-level", "off"]);
+    let port = running.port();
+    refused(&["serve", "--model", "tiny", "--port", port], 1, &[port, "in use", "--port"]);
+}
+
+#[test]
+fn what_cannot_fit_into_memory_is_refused() {
+    let flags = ["--cache-tokens", "1000000000", "--context-tokens", "1000000000"];
+    let mut args = vec!["serve", "--model", "tiny", "--port", "0"];
+    args.extend(flags);
+    refused(&args, 1, &[]);
+}
+
+#[test]
+fn generate_prints_the_same_text_twice() {
+    let args = ["generate", "tiny", "--raw", "--prompt", "The whale", "--temperature", "0"];
+    let mut args = args.to_vec();
+    args.extend(["--max-tokens", "12"]);
+    let first = succeeded(output(&args));
+    assert!(first.trim().len() > 10, "{first:?}");
+    assert_eq!(succeeded(output(&args)), first);
+}
+
+#[test]
+fn chat_and_generate_read_stdin() {
+    for args in [
+        ["chat", "tiny", "--max-tokens", "5", "--temperature", "0"],
+        ["generate", "tiny", "--max-tokens", "5", "--temperature", "0"],
+    ] {
+        let mut command = kvant(&args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"Call me Ishmael.\n").unwrap();
+        let text = succeeded(child.wait_with_output().unwrap());
+        assert!(!text.trim().is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn inspect_describes_the_built_in_model() {
+    let text = succeeded(output(&["inspect", "tiny", "--json"]));
+    let facts: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(facts["family"], "llama");
+    assert_eq!(facts["layers"], 4);
+    assert_eq!(facts["heads"], serde_json::json!({"q": 2, "kv": 1, "dim": 64}));
+    assert_eq!(facts["vocab"], 2048);
+    assert_eq!(facts["model_context_tokens"], 2048);
+    // K and V of 4 layers, 1 head of 64, 2 bytes each.
+    assert_eq!(facts["cache_bytes_per_token"], 1024);
+    assert_eq!(facts["dtypes"]["f16"].as_u64().map(|tensors| tensors > 0), Some(true), "{facts}");
+    assert!(succeeded(output(&["inspect", "tiny"])).contains("llama"));
+}
+
+#[test]
+fn bench_measures_the_built_in_model() {
+    let args = ["bench", "tiny", "--prompt-tokens", "20", "--output-tokens", "4", "--json"];
+    let text = succeeded(output(&[&args[..], &["--concurrency", "1,3"]].concat()));
+    let rows: Value = serde_json::from_str(&text).unwrap();
+    let rows = rows["rows"].as_array().unwrap();
+    assert_eq!(rows.iter().map(|row| &row["concurrency"]).collect::<Vec<_>>(), [1, 3]);
+    for row in rows {
+        for key in ["prefill_tokens_per_s", "decode_tokens_per_s", "ttft_ms_p50", "itl_ms_p99"] {
+            assert!(row[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {row}");
+        }
+        assert_eq!(row["output_tokens"], 4);
+    }
+}
+
+#[test]
+fn fetch_prints_the_path_of_the_built_in_model() {
+    let path = succeeded(output(&["fetch", "tiny"]));
+    assert!(PathBuf::from(path.trim()).join("model.safetensors").is_file(), "{path}");
+}

@@ -1,0 +1,10 @@
+//! Integration tests of the root package, one binary: the built `kvant` from outside, and the rules
+//! of the tree.
+
+#![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
+
+mod cli;
+mod client;
+mod http;
+mod server;
+mod tidy;

@@ -1,0 +1,86 @@
+//! `Running`: a started `kvant serve` on a free port, ended when dropped.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long a server may take to load a small model on a busy machine.
+const START: Duration = Duration::from_mins(2);
+
+/// The built binary with a cache folder of the tests and no settings from outside.
+pub(crate) fn kvant(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvant"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KVANT_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("KVANT_CACHE", env!("CARGO_TARGET_TMPDIR")).args(args).stdin(Stdio::null());
+    command
+}
+
+/// A server under way.
+pub(crate) struct Running {
+    child: Child,
+    /// `127.0.0.1:port`.
+    pub(crate) address: String,
+}
+
+impl Running {
+    /// Starts `kvant serve --model tiny --port 0` with more flags and waits until it listens.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let mut command = kvant(&["serve", "--model", "tiny", "--port", "0"]);
+        command.args(flags).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary was built by cargo");
+        let mut stderr = child.stderr.take().expect("piped above");
+        let log = std::thread::spawn(move || {
+            let mut log = String::new();
+            let _ = stderr.read_to_string(&mut log);
+            log
+        });
+        let stdout = BufReader::new(child.stdout.take().expect("piped above"));
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let line = receiver.recv_timeout(START);
+        let address =
+            line.as_deref().ok().and_then(|line| line.strip_prefix("listening on http://"));
+        let Some(address) = address else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("no listening line but {line:?}; stderr: {}", log.join().unwrap_or_default());
+        };
+        Self { address: address.to_owned(), child }
+    }
+
+    /// The port it listens on.
+    pub(crate) fn port(&self) -> &str {
+        self.address.rsplit(':').next().expect("an address ends with a port")
+    }
+}
+
+#[cfg(unix)]
+impl Running {
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -TERM {pid}");
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("it is our child")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
