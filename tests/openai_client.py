@@ -109,9 +109,9 @@ def concurrent_streams_are_what_each_is_alone():
     def text(seed):
         return chat(seed=seed, temperature=1.0, max_tokens=8 + seed).choices[0].message.content
 
-    alone = [text(seed) for seed in range(8)]
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(text, range(8))) == alone
+    alone = [text(seed) for seed in range(16)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(text, range(16))) == alone
 
 
 def models():

@@ -52,22 +52,56 @@ fn a_missing_model_is_one_line() {
     }
 }
 
+/// A GGUF header of version 3 with so many tensors and entries.
+fn gguf(tensors: u64, entries: u64, rest: &[u8]) -> Vec<u8> {
+    let counts = [tensors.to_le_bytes(), entries.to_le_bytes()].concat();
+    [b"GGUF\x03\0\0\0", counts.as_slice(), rest].concat()
+}
+
 #[test]
 fn a_damaged_model_is_one_line() {
-    let header = b"GGUF\x03\0\0\0\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0";
-    for (name, bytes) in [
-        ("empty.gguf", &b""[..]),
-        ("magic.gguf", &b"GGUF"[..]),
-        ("truncated.gguf", &header[..]),
-        ("other.gguf", &b"PK\x03\x04 not a model at all"[..]),
+    // The key general.alignment, of type 4 (u32), with the value 0.
+    let alignment = [&17_u64.to_le_bytes(), &b"general.alignment\x04\0\0\0\0\0\0\0"[..]].concat();
+    for (name, bytes, what) in [
+        ("empty.gguf", Vec::new(), "empty.gguf"),
+        ("magic.gguf", b"GGUF".to_vec(), "magic.gguf"),
+        ("truncated.gguf", gguf(1, 1, b""), "truncated.gguf"),
+        ("other.gguf", b"PK\x03\x04 not a model at all".to_vec(), "other.gguf"),
+        ("alignment.gguf", gguf(0, 1, &alignment), "general.alignment"),
+        ("tensors.gguf", gguf(u64::MAX, 0, b""), "tensors.gguf"),
+        ("entries.gguf", gguf(0, 1 << 60, b""), "entries.gguf"),
     ] {
-        let path = written(name, bytes);
-        refused(&["inspect", &path], 1, &[name]);
-        refused(&["generate", &path, "--prompt", "x"], 1, &[name]);
+        let path = written(name, &bytes);
+        refused(&["inspect", &path], 1, &[name, what]);
+        refused(&["generate", &path, "--prompt", "x"], 1, &[name, what]);
+        refused(&["serve", &path, "--port", "0"], 1, &[name, what]);
+    }
+}
+
+#[test]
+fn a_damaged_folder_is_one_line() {
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/tiny-llama-1m");
+    let weights = fs::read(tiny.join("model.safetensors")).unwrap();
+    let past_the_end = [&(1_u64 << 40).to_le_bytes(), &weights[8..]].concat();
+    for (name, weights) in [
+        ("no-weights", None),
+        ("header-past-the-end", Some(past_the_end)),
+        ("truncated-weights", Some(weights[..weights.len() - 1].to_vec())),
+        ("empty-weights", Some(Vec::new())),
+    ] {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(tiny.join(file), folder.join(file)).unwrap();
+        }
+        if let Some(weights) = weights {
+            fs::write(folder.join("model.safetensors"), weights).unwrap();
+        }
+        refused(&["serve", folder.to_str().unwrap(), "--port", "0"], 1, &["safetensors"]);
     }
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("no-model-here");
     fs::create_dir_all(&folder).unwrap();
-    refused(&["serve", folder.to_str().unwrap()], 1, &["no-model-here"]);
+    refused(&["serve", folder.to_str().unwrap(), "--port", "0"], 1, &["no-model-here"]);
 }
 
 #[test]
