@@ -1,5 +1,6 @@
-//! Dense attention on the CPU: decode by context and batch (throughput: bytes of K and V read), prefill chunks
-//! (throughput: one "element" is one floating-point operation of q·k and of weight·v on visible keys).
+//! Dense attention on the CPU: decode by context and batch (throughput: bytes of K and V read),
+//! prefill chunks (throughput: one "element" is one floating-point operation of q·k and of weight·v
+//! on visible keys).
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;

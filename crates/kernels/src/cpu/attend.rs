@@ -1,13 +1,14 @@
 //! `attend_dense`: causal attention of ragged rows over paged 16-bit keys and values.
 //!
-//! The arithmetic of one query vector is fixed by its position alone: keys are taken in order, in tiles of one page, in
-//! splits of `SPLIT_TOKENS`; every split starts afresh and splits are merged in order. What shares a read (the query
-//! heads of a group, a block of query tokens) and what runs on another thread (rows, heads, blocks, splits) changes no
-//! bit of a result. So a row is independent of its neighbours, a prompt may be cut into chunks anywhere, and a decode
-//! row equals the same token inside a chunk.
+//! The arithmetic of one query vector is fixed by its position alone: keys are taken in order, in
+//! tiles of one page, in splits of `SPLIT_TOKENS`; every split starts afresh and splits are merged
+//! in order. What shares a read (the query heads of a group, a block of query tokens) and what runs
+//! on another thread (rows, heads, blocks, splits) changes no bit of a result. So a row is
+//! independent of its neighbours, a prompt may be cut into chunks anywhere, and a decode row equals
+//! the same token inside a chunk.
 
-mod lanes;
-mod tile;
+pub(super) mod lanes;
+pub(super) mod tile;
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use crate::PAGE_TOKENS;
 use lanes::{Lanes, ZERO};
 
 /// Tokens after which the running softmax starts afresh. Part of the definition of the result.
-const SPLIT_TOKENS: usize = 512;
+pub(super) const SPLIT_TOKENS: usize = 512;
 /// Query vectors that share one read of a tile. Changes speed only.
 const BLOCK_QUERIES: usize = 32;
 /// Work, in query vectors times tiles, below which threads cost more than they give.
@@ -39,7 +40,8 @@ pub struct DenseTiles<'a> {
     pub dim: usize,
 }
 
-/// Consecutive query tokens of one sequence. The token at position `p` sees keys `0..=p`, or the last `window` of them.
+/// Consecutive query tokens of one sequence. The token at position `p` sees keys `0..=p`, or the
+/// last `window` of them.
 #[derive(Clone, Copy, Debug)]
 pub struct AttendRow<'a> {
     /// The sequence's pages in token order; pages that no query token can see are not read.
@@ -53,7 +55,8 @@ pub struct AttendRow<'a> {
 /// What is the same for all rows.
 #[derive(Clone, Copy, Debug)]
 pub struct AttendParams {
-    /// Query heads; a multiple of `kv_heads`. Query head `h` reads key head `h / (q_heads / kv_heads)`.
+    /// Query heads; a multiple of `kv_heads`. Query head `h` reads key head `h / (q_heads /
+    /// kv_heads)`.
     pub q_heads: usize,
     /// Factor of q·k.
     pub scale: f32,
@@ -90,7 +93,9 @@ pub fn attend_dense(
         parts.push((task, own));
     }
     if work * (SPLIT_TOKENS / PAGE_TOKENS) <= SERIAL_WORK || parts.len() == 1 {
-        parts.into_iter().for_each(|(task, own)| tile::run(&job, &task, own));
+        for (task, own) in parts {
+            tile::run(&job, &task, own);
+        }
     } else {
         parts.into_par_iter().for_each(|(task, own)| tile::run(&job, &task, own));
     }
@@ -174,7 +179,8 @@ impl<'a> Job<'a> {
         blocks
     }
 
-    /// In the order of blocks, heads, splits. `apart`: one task a split, else one task for all splits.
+    /// In the order of blocks, heads, splits. `apart`: one task a split, else one task for all
+    /// splits.
     fn tasks(&self, blocks: &[Block], apart: bool) -> Vec<Task> {
         let mut tasks = Vec::with_capacity(blocks.len() * self.tiles.kv_heads);
         for block in blocks {
@@ -207,7 +213,8 @@ impl<'a> Job<'a> {
         block.tokens * self.group
     }
 
-    /// Lanes of the state of one task: for each query vector its unscaled sum, then one of (maximum, sum of weights).
+    /// Lanes of the state of one task: for each query vector its unscaled sum, then one of
+    /// (maximum, sum of weights).
     fn state_len(&self, block: &Block) -> usize {
         self.queries(block) * (self.width + 1)
     }

@@ -1,4 +1,5 @@
-//! Against a plain f64 reference, and bit for bit against itself where the order of work must not matter.
+//! Against a plain f64 reference, and bit for bit against itself where the order of work must not
+//! matter.
 
 use half::f16;
 
