@@ -1,7 +1,13 @@
 //! Kernels for the CPU, one a file, multi-threaded through rayon.
 
 mod attend;
+mod encode;
 mod matmul;
+mod packed;
+mod path;
 
 pub use attend::{AttendParams, AttendRow, DenseTiles, attend_dense};
+pub use encode::{NonFiniteInput, PageSource, encode};
 pub use matmul::{MatmulShape, Weights, matmul, matmul_widened};
+pub use packed::{PackedParams, PackedRow, PackedTiles, attend_packed};
+pub use path::Path;

@@ -5,5 +5,4 @@
 
 pub mod cpu;
 
-/// Tokens of a page of the KV cache.
-pub const PAGE_TOKENS: usize = 64;
+pub use kvant_turboquant::PAGE_TOKENS;

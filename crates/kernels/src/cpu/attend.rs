@@ -7,8 +7,8 @@
 //! independent of its neighbours, a prompt may be cut into chunks anywhere, and a decode row equals
 //! the same token inside a chunk.
 
-mod lanes;
-mod tile;
+pub(super) mod lanes;
+pub(super) mod tile;
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ use crate::PAGE_TOKENS;
 use lanes::{Lanes, ZERO};
 
 /// Tokens after which the running softmax starts afresh. Part of the definition of the result.
-const SPLIT_TOKENS: usize = 512;
+pub(super) const SPLIT_TOKENS: usize = 512;
 /// Query vectors that share one read of a tile. Changes speed only.
 const BLOCK_QUERIES: usize = 32;
 /// Work, in query vectors times tiles, below which threads cost more than they give.

@@ -1,24 +1,24 @@
 //! Eight f32 at a time: what one instruction does, spelled so that the compiler cannot take it
 //! apart.
 
-#![expect(clippy::inline_always, reason = "a call would push the lanes through memory")]
+#![expect(clippy::inline_always, reason = "arithmetic of registers; a call would spill them")]
 
 use wide::bytemuck::cast;
-pub(super) use wide::f32x8 as Lanes;
+pub(in crate::cpu) use wide::f32x8 as Lanes;
 use wide::i32x8;
 
-pub(super) const ZERO: Lanes = Lanes::ZERO;
+pub(in crate::cpu) const ZERO: Lanes = Lanes::ZERO;
 
 /// Sum of each vector's lanes, in one fixed tree.
 #[inline(always)]
-pub(super) fn sums(vectors: [Lanes; 8]) -> Lanes {
+pub(in crate::cpu) fn sums(vectors: [Lanes; 8]) -> Lanes {
     let [a, b, c, d, e, f, g, h] = Lanes::transpose(vectors);
     ((a + e) + (c + g)) + ((b + f) + (d + h))
 }
 
 /// 2^x for x <= 0, to about 1e-7; exactly 1 at 0, exactly 0 below -126, NaN stays NaN.
 #[inline(always)]
-pub(super) fn exp2(x: Lanes) -> Lanes {
+pub(in crate::cpu) fn exp2(x: Lanes) -> Lanes {
     /// Adding it leaves the nearest integer in the low bits.
     const ROUND: Lanes = Lanes::splat(12_582_912.0);
     /// Taylor of 2^f on [-0.5, 0.5], ln(2)^k / k!, from k = 6 down to 0.
@@ -42,7 +42,7 @@ pub(super) fn exp2(x: Lanes) -> Lanes {
 
 /// `exp2` of one number, the same bits.
 #[inline(always)]
-pub(super) fn exp2_one(x: f32) -> f32 {
+pub(in crate::cpu) fn exp2_one(x: f32) -> f32 {
     exp2(Lanes::splat(x)).to_array()[0]
 }
 

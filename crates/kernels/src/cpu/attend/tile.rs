@@ -5,7 +5,7 @@
 //! the task sees are read, so what other sequences left in a page cannot reach a result, not even
 //! as NaN.
 
-#![expect(clippy::inline_always, reason = "a call would push the lanes through memory")]
+#![expect(clippy::inline_always, reason = "arithmetic of registers; a call would spill them")]
 
 use std::array;
 use std::cell::RefCell;
@@ -58,7 +58,7 @@ pub(super) fn run(job: &Job<'_>, task: &Task, total: &mut [Lanes]) {
 }
 
 /// Adds `part` (later keys) to `total`, both states of the same queries.
-pub(super) fn fold(total: &mut [Lanes], part: &[Lanes], width: usize) {
+pub(in crate::cpu) fn fold(total: &mut [Lanes], part: &[Lanes], width: usize) {
     for (total, part) in total.chunks_exact_mut(width + 1).zip(part.chunks_exact(width + 1)) {
         let (total_max, total_sum) = ends(total[width]);
         let (part_max, part_sum) = ends(part[width]);
@@ -72,7 +72,7 @@ pub(super) fn fold(total: &mut [Lanes], part: &[Lanes], width: usize) {
 }
 
 /// Weighted sum over sum of weights; zeros if nothing was seen.
-pub(super) fn quotient(out: &mut [f32], record: &[Lanes]) {
+pub(in crate::cpu) fn quotient(out: &mut [f32], record: &[Lanes]) {
     let (last, values) = record.split_last().expect("a record ends with maximum and sum");
     let (_, sum) = ends(*last);
     let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
@@ -82,16 +82,16 @@ pub(super) fn quotient(out: &mut [f32], record: &[Lanes]) {
 }
 
 /// The maximum and the sum of weights, kept in a record's last lanes.
-fn ends(last: Lanes) -> (f32, f32) {
+pub(in crate::cpu) fn ends(last: Lanes) -> (f32, f32) {
     let [max, sum, ..] = last.to_array();
     (max, sum)
 }
 
-fn joined(max: f32, sum: f32) -> Lanes {
+pub(in crate::cpu) fn joined(max: f32, sum: f32) -> Lanes {
     Lanes::new([max, sum, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
 }
 
-fn clear(state: &mut [Lanes], width: usize) {
+pub(in crate::cpu) fn clear(state: &mut [Lanes], width: usize) {
     state.fill(ZERO);
     for record in state.chunks_exact_mut(width + 1) {
         record[width] = joined(FLOOR, 0.0);
@@ -148,15 +148,8 @@ impl Scratch {
 
     /// Scores of all queries; slots outside may hold anything afterwards.
     fn score(&mut self, width: usize, slots: &Range<usize>) {
-        let queries = self.queries.chunks(4 * width);
-        for (weights, queries) in self.weights.chunks_mut(4).zip(queries) {
-            match weights.len() {
-                4 => score::<4, 2>(weights, queries, &self.keys, slots),
-                3 => score::<3, 2>(weights, queries, &self.keys, slots),
-                2 => score::<2, 4>(weights, queries, &self.keys, slots),
-                _ => score::<1, 8>(weights, queries, &self.keys, slots),
-            }
-        }
+        debug_assert_eq!(self.queries.len(), self.weights.len() * width);
+        score_all(&mut self.weights, &self.queries, &self.keys, slots);
     }
 
     /// Turns scores into weights and scales the state to the new maximum.
@@ -170,14 +163,41 @@ impl Scratch {
 
     fn accumulate(&mut self, width: usize, slots: &Range<usize>) {
         let values = &self.values[slots.start * width..slots.end * width];
-        let records = self.state.chunks_mut(4 * (width + 1));
-        for (records, weights) in records.zip(self.weights.chunks(4)) {
-            match weights.len() {
-                4 => accumulate::<4, 2>(records, weights, values, slots.start),
-                3 => accumulate::<3, 2>(records, weights, values, slots.start),
-                2 => accumulate::<2, 4>(records, weights, values, slots.start),
-                _ => accumulate::<1, 8>(records, weights, values, slots.start),
-            }
+        accumulate_all(&mut self.state, &self.weights, (values, slots.start));
+    }
+}
+
+/// Scores of all queries; slots outside may hold anything afterwards.
+pub(in crate::cpu) fn score_all(
+    weights: &mut [Weights],
+    queries: &[Lanes],
+    keys: &[Lanes],
+    slots: &Range<usize>,
+) {
+    let width = queries.len() / weights.len();
+    for (weights, queries) in weights.chunks_mut(4).zip(queries.chunks(4 * width)) {
+        match weights.len() {
+            4 => score::<4, 2>(weights, queries, keys, slots),
+            3 => score::<3, 2>(weights, queries, keys, slots),
+            2 => score::<2, 4>(weights, queries, keys, slots),
+            _ => score::<1, 8>(weights, queries, keys, slots),
+        }
+    }
+}
+
+/// Adds weights times values, the first of which is in slot `first`, to the records.
+pub(in crate::cpu) fn accumulate_all(
+    records: &mut [Lanes],
+    weights: &[Weights],
+    (values, first): (&[Lanes], usize),
+) {
+    let stride = records.len() / weights.len();
+    for (records, weights) in records.chunks_mut(4 * stride).zip(weights.chunks(4)) {
+        match weights.len() {
+            4 => accumulate::<4, 2>(records, weights, values, first),
+            3 => accumulate::<3, 2>(records, weights, values, first),
+            2 => accumulate::<2, 4>(records, weights, values, first),
+            _ => accumulate::<1, 8>(records, weights, values, first),
         }
     }
 }
@@ -189,7 +209,7 @@ fn clip(positions: &Range<usize>, tile: usize) -> Range<usize> {
 }
 
 /// `[rows][dim]` to `[rows][width]`, zeros behind.
-fn load(into: &mut [Lanes], from: &[f16], dim: usize) {
+pub(in crate::cpu) fn load(into: &mut [Lanes], from: &[f16], dim: usize) {
     let into: &mut [f32] = cast_slice_mut(into);
     if into.len() == from.len() {
         return from.convert_to_f32_slice(into);
@@ -230,7 +250,7 @@ fn score<const N: usize, const J: usize>(
 
 /// One query and one tile: weights of the slots it sees, zeros elsewhere; maximum and sum brought
 /// up to date.
-fn weigh(record: &mut [Lanes], weights: &mut Weights, slots: &Range<usize>) {
+pub(in crate::cpu) fn weigh(record: &mut [Lanes], weights: &mut Weights, slots: &Range<usize>) {
     let (last, values) = record.split_last_mut().expect("a record ends with maximum and sum");
     let (old_max, old_sum) = ends(*last);
     let (start, end) = (Lanes::splat(slots.start as f32), Lanes::splat(slots.end as f32));

@@ -1,0 +1,51 @@
+//! Which number is stored beside the codes of a vector.
+
+/// Factor of the levels `c` that stand for the vector `y`; both in rotated space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScaleRule {
+    /// What the codes were chosen by: the root mean square times the table's unit; for 8 bits the
+    /// largest over 127.
+    Plain,
+    /// ‖y‖ / ‖c‖: keeps the length.
+    Matched,
+    /// ⟨y, c⟩ / ⟨c, c⟩: the smallest error.
+    LeastSquares,
+    /// ⟨y, y⟩ / ⟨y, c⟩: products with other vectors keep their size on average.
+    Unbiased,
+}
+
+impl ScaleRule {
+    /// All rules.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Matched, Self::LeastSquares, Self::Unbiased];
+
+    /// The rule that the cache uses where nothing else is asked for.
+    pub fn for_width(width: crate::Width) -> Self {
+        match width.bits() {
+            1..=4 => Self::Unbiased,
+            8 => Self::Plain,
+            _ => Self::LeastSquares,
+        }
+    }
+
+    /// The factor from `plain` and the sums of squares and products.
+    pub fn factor(self, plain: f32, sums: Sums) -> f32 {
+        let Sums { yy, yc, cc } = sums;
+        match self {
+            Self::Plain => plain,
+            Self::Matched => (yy / cc).sqrt(),
+            Self::LeastSquares => yc / cc,
+            Self::Unbiased => yy / yc,
+        }
+    }
+}
+
+/// Sums over the coordinates of a rotated vector y and its levels c.
+#[derive(Clone, Copy, Debug)]
+pub struct Sums {
+    /// ⟨y, y⟩
+    pub yy: f32,
+    /// ⟨y, c⟩
+    pub yc: f32,
+    /// ⟨c, c⟩
+    pub cc: f32,
+}

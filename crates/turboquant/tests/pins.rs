@@ -1,0 +1,204 @@
+//! Error, slope and drift of the codec against an f64 twin with exact Lloyd-Max tables and against
+//! published figures.
+
+#![cfg(test)]
+
+mod normal;
+
+use kvant_turboquant::{Codec, Key, LLOYD_MAX, Rotation, ScaleRule, Side, Width};
+use normal::Normal;
+
+const DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+
+fn key(seed: u64) -> Key {
+    Key { layer: 3, side: Side::Keys, seed }
+}
+
+fn width(bits: usize) -> Width {
+    Width::new(bits).unwrap()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+/// ‖a - b‖² / ‖a‖²
+fn error(a: &[f32], b: &[f32]) -> f64 {
+    let rest: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    dot(&rest, &rest) / dot(a, a)
+}
+
+fn mean_error(codec: &Codec, count: usize) -> f64 {
+    let mut normal = Normal::new(77);
+    let dim = codec.rotation().dim();
+    let one = |_| {
+        let x = normal.vector(dim);
+        error(&x, &codec.decode(&codec.encode(&x).unwrap()))
+    };
+    (0..count).map(one).sum::<f64>() / count as f64
+}
+
+/// The same in f64, with exact tables and scales and no rotation: a normal vector has every
+/// direction equally often. Errors of all four rules.
+fn twin(dim: usize, bits: usize, count: usize) -> [f64; 4] {
+    let mut normal = Normal::new(1234);
+    let half = LLOYD_MAX[bits - 1];
+    let mut sums = [0.0; 4];
+    for _ in 0..count {
+        let y: Vec<f64> = (0..dim).map(|_| normal.number()).collect();
+        let yy: f64 = y.iter().map(|y| y * y).sum();
+        let deviation = (yy / dim as f64).sqrt();
+        let most = y.iter().fold(0.0, |most: f64, y| most.max(y.abs()));
+        let level = |y: f64| {
+            if bits == 8 {
+                (y / most * 127.0).round()
+            } else {
+                let z = y.abs() / deviation;
+                let at = half.windows(2).take_while(|pair| z > f64::midpoint(pair[0], pair[1]));
+                half[at.count()].copysign(y)
+            }
+        };
+        let c: Vec<f64> = y.iter().map(|y| level(*y)).collect();
+        let cc: f64 = c.iter().map(|c| c * c).sum();
+        let yc: f64 = c.iter().zip(&y).map(|(c, y)| c * y).sum();
+        let plain = if bits == 8 { most / 127.0 } else { deviation };
+        let scales = [plain, (yy / cc).sqrt(), yc / cc, yy / yc];
+        for (sum, scale) in sums.iter_mut().zip(scales) {
+            *sum += (yy - 2.0 * scale * yc + scale * scale * cc) / yy;
+        }
+    }
+    sums.map(|sum| sum / count as f64)
+}
+
+#[test]
+fn every_width_and_rule_has_the_error_of_the_f64_twin() {
+    for dim in DIMS {
+        for bits in 1..=8 {
+            let twin = twin(dim, bits, 3000);
+            for (rule, want) in ScaleRule::ALL.into_iter().zip(twin) {
+                let codec = Codec::new(Rotation::new(dim, key(5)), width(bits), rule);
+                let got = mean_error(&codec, 1500);
+                // 2 % and 0.5 % for integer levels. These cost 2 to 3 % of 6 bits, whose pin holds
+                // nevertheless, and 10 % of 7 bits, which no cache offers.
+                let above = [0.025, 0.04, 0.13][usize::from(bits >= 6) + usize::from(bits == 7)];
+                let above = if bits == 8 { 0.025 } else { above };
+                let ratio = got / want;
+                assert!(
+                    (0.98..=1.0 + above).contains(&ratio),
+                    "{dim}, {bits} bits, {rule:?}: {got:.3e}, twin {want:.3e}"
+                );
+            }
+        }
+    }
+}
+
+/// (dim, bits, errors of plain, matched, least squares, unbiased), measured elsewhere on 60 000
+/// vectors.
+const PINS: [(usize, usize, [f64; 4]); 9] = [
+    (64, 2, [0.11457, 0.11652, 0.11300, 0.12804]),
+    (64, 3, [0.03341, 0.03279, 0.03251, 0.03367]),
+    (64, 4, [0.00917, 0.00888, 0.00886, 0.00894]),
+    (128, 2, [0.11600, 0.11881, 0.11522, 0.13056]),
+    (128, 3, [0.03394, 0.03378, 0.03348, 0.03468]),
+    (128, 4, [0.00934, 0.00920, 0.00918, 0.00927]),
+    (256, 2, [0.11676, 0.12000, 0.11637, 0.13187]),
+    (256, 3, [0.03426, 0.03434, 0.03404, 0.03526]),
+    (256, 4, [0.00941, 0.00935, 0.00932, 0.00941]),
+];
+
+#[test]
+fn published_errors_hold_under_both_rotations() {
+    for (dim, bits, pins) in PINS {
+        for (rule, pin) in ScaleRule::ALL.into_iter().zip(pins) {
+            let fast = Codec::new(Rotation::new(dim, key(6)), width(bits), rule);
+            let got = mean_error(&fast, 4000) / pin;
+            assert!((0.98..=1.025).contains(&got), "{dim}, {bits} bits, {rule:?}: {got}");
+        }
+        let rule = ScaleRule::Unbiased;
+        let of = |rotation| mean_error(&Codec::new(rotation, width(bits), rule), 3000);
+        let ratio = of(Rotation::dense(dim, key(9))) / of(Rotation::new(dim, key(9)));
+        assert!((ratio - 1.0).abs() < 0.01, "{dim}, {bits} bits: Haar over Hadamard {ratio}");
+    }
+    // Published to two or three digits only.
+    for (bits, rule, pin, digits) in [
+        (1, ScaleRule::Plain, 0.3610, 0.0),
+        (5, ScaleRule::Plain, 0.00246, 0.002),
+        (5, ScaleRule::LeastSquares, 0.00241, 0.002),
+        (6, ScaleRule::Plain, 0.00063, 0.008),
+        (6, ScaleRule::LeastSquares, 0.00062, 0.008),
+        (8, ScaleRule::Plain, 4.2e-5, 0.012),
+    ] {
+        let codec = Codec::new(Rotation::new(128, key(6)), width(bits), rule);
+        let got = mean_error(&codec, 4000) / pin;
+        assert!((got - 1.0).abs() < 0.025 + digits, "128, {bits} bits, {rule:?}: {got}");
+    }
+}
+
+#[test]
+fn the_unbiased_rule_keeps_products_and_plain_shrinks_them() {
+    let slope = |bits, rule| {
+        let codec = Codec::new(Rotation::new(128, key(8)), width(bits), rule);
+        let mut normal = Normal::new(4321);
+        let (mut products, mut squares) = (0.0, 0.0);
+        for _ in 0..20_000 {
+            let x = normal.vector(128);
+            // A query along x has the largest product for its noise.
+            let noise = normal.vector(128);
+            let q: Vec<f32> = x.iter().zip(noise).map(|(x, noise)| x + 0.5 * noise).collect();
+            let encoded = codec.encode(&x).unwrap();
+            let exact = dot(&q, &x);
+            let rotated = codec.rotation().rotate(q);
+            products += exact * f64::from(codec.score(&rotated, &encoded));
+            squares += exact * exact;
+        }
+        products / squares
+    };
+    for (bits, tolerance) in [(2, 0.004), (3, 0.004), (4, 0.002)] {
+        let got = slope(bits, ScaleRule::Unbiased);
+        assert!((got - 1.0).abs() < tolerance, "{bits} bits: {got}");
+    }
+    for (bits, published) in [(2, 0.885), (3, 0.967), (4, 0.9912)] {
+        let got = slope(bits, ScaleRule::Plain);
+        assert!((got - published).abs() < 0.002, "{bits} bits: {got}");
+    }
+}
+
+#[test]
+fn rounds_of_encoding_do_not_drift() {
+    for dim in [64, 80, 128] {
+        for bits in [2, 3, 4, 6, 8] {
+            let rule = if bits == 8 { ScaleRule::Plain } else { ScaleRule::Matched };
+            let codec = Codec::new(Rotation::new(dim, key(2)), width(bits), rule);
+            let mut normal = Normal::new(31);
+            let (mut once, mut often) = (0.0, 0.0);
+            for _ in 0..300 {
+                let x = normal.vector(dim);
+                let mut again = codec.decode(&codec.encode(&x).unwrap());
+                once += error(&x, &again);
+                for _ in 0..4 {
+                    again = codec.decode(&codec.encode(&again).unwrap());
+                }
+                often += error(&x, &again);
+            }
+            let ratio = often / once;
+            assert!(ratio < 1.05, "{dim}, {bits} bits: error grows {ratio} times in five rounds");
+        }
+    }
+}
+
+#[test]
+fn one_large_coordinate_costs_little() {
+    for dim in DIMS {
+        let codec = Codec::new(Rotation::new(dim, key(12)), width(4), ScaleRule::Unbiased);
+        let gaussian = mean_error(&codec, 1000);
+        let mut normal = Normal::new(99);
+        let mut total = 0.0;
+        for index in 0..1000 {
+            let mut x = normal.vector(dim);
+            x[index % dim] *= 100.0;
+            total += error(&x, &codec.decode(&codec.encode(&x).unwrap()));
+        }
+        let ratio = total / 1000.0 / gaussian;
+        assert!(ratio < 1.15, "{dim}: {ratio}");
+    }
+}
