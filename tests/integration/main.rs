@@ -8,3 +8,4 @@ mod client;
 mod http;
 mod server;
 mod tidy;
+mod words;
