@@ -58,31 +58,51 @@ impl Codebook {
         }
     }
 
-    /// Codes of `y / unit`: the nearest level, of two equally near ones the lower (8 bits: the even
-    /// one). A unit of 0 gives every coordinate the code next to 0.
-    pub fn encode(&self, y: &[f32], unit: f32, codes: &mut [u8]) {
+    /// Codes of `y / unit` and the levels they stand for: the nearest level, of two equally near
+    /// ones the lower (8 bits: the even one). A unit of 0 gives every coordinate the code next to
+    /// 0.
+    pub fn encode(&self, y: &[f32], unit: f32, codes: &mut [u8], levels: &mut [f32]) {
         let inverse = if unit == 0.0 { 0.0 } else { 1.0 / unit };
         if self.width.bits() == 8 {
-            for (code, y) in codes.iter_mut().zip(y) {
-                let level = (y * inverse).clamp(-LARGEST, LARGEST).round_ties_even();
-                *code = level as i8 as u8;
+            for ((code, level), y) in codes.iter_mut().zip(levels).zip(y) {
+                *level = (y * inverse).clamp(-LARGEST, LARGEST).round_ties_even();
+                *code = *level as i8 as u8;
             }
             return;
         }
-        for (codes, y) in codes.chunks_mut(BLOCK).zip(y.chunks(BLOCK)) {
-            let mut z = [0.0; BLOCK];
-            let mut above = [0_i32; BLOCK];
-            for (z, y) in z.iter_mut().zip(y) {
-                *z = y * inverse;
+        let outputs = codes.chunks_mut(BLOCK).zip(levels.chunks_mut(BLOCK));
+        for ((codes, levels), y) in outputs.zip(y.chunks(BLOCK)) {
+            self.encode_block(y, inverse, codes, levels);
+        }
+    }
+
+    /// The table is symmetric: magnitudes are compared with the borders of its positive half.
+    fn encode_block(&self, y: &[f32], inverse: f32, codes: &mut [u8], levels: &mut [f32]) {
+        let half = self.levels.len() / 2;
+        let (mut z, mut size) = ([0.0; BLOCK], [0.0; BLOCK]);
+        for (z, y) in z.iter_mut().zip(y) {
+            *z = y * inverse;
+        }
+        for (size, z) in size.iter_mut().zip(&z) {
+            // A negative number on a border belongs to the larger magnitude: one step up.
+            *size = f32::from_bits(z.abs().to_bits() + u32::from(*z <= 0.0));
+        }
+        let mut above = [0_i32; BLOCK];
+        let mut level = [self.levels[half]; BLOCK];
+        for (border, pair) in self.borders[half..].iter().zip(self.levels[half..].windows(2)) {
+            let gap = pair[1] - pair[0];
+            for ((above, level), size) in above.iter_mut().zip(&mut level).zip(&size) {
+                let passed = size > border;
+                *above += i32::from(passed);
+                *level += if passed { gap } else { 0.0 };
             }
-            for border in &self.borders {
-                for (above, z) in above.iter_mut().zip(&z) {
-                    *above += i32::from(z > border);
-                }
-            }
-            for (code, above) in codes.iter_mut().zip(above) {
-                *code = above as u8;
-            }
+        }
+        let half = half as i32;
+        for ((code, above), z) in codes.iter_mut().zip(above).zip(&z) {
+            *code = if *z > 0.0 { half + above } else { half - 1 - above } as u8;
+        }
+        for ((out, level), z) in levels.iter_mut().zip(level).zip(&z) {
+            *out = if *z > 0.0 { level } else { -level };
         }
     }
 }
@@ -100,12 +120,14 @@ mod tests {
             let book = Codebook::new(width);
             let y: Vec<f32> = (-1400..=1400).map(|i| i as f32 * 0.1037).collect();
             let mut codes = vec![0; y.len()];
-            book.encode(&y, 1.0, &mut codes);
+            let mut levels = vec![0.0; y.len()];
+            book.encode(&y, 1.0, &mut codes, &mut levels);
             let all: Vec<u8> = match width.bits() {
                 8 => (-127..=127).map(|level: i8| level as u8).collect(),
                 _ => (0..width.codes()).map(|code| code as u8).collect(),
             };
-            for (y, code) in y.iter().zip(codes) {
+            for ((y, code), level) in y.iter().zip(codes).zip(levels) {
+                assert_eq!(book.level(code), level);
                 let found = (book.level(code) - y).abs();
                 let best = all.iter().map(|c| (book.level(*c) - y).abs()).fold(f32::MAX, f32::min);
                 assert!(found <= best, "{width} bits: {y} got level {}", book.level(code));
@@ -118,10 +140,10 @@ mod tests {
         for width in &Width::ALL[..7] {
             let book = Codebook::new(*width);
             let mut codes = [9; 4];
-            book.encode(&[0.0, -0.0, book.borders[0], -0.0], 1.0, &mut codes);
+            book.encode(&[0.0, -0.0, book.borders[0], -0.0], 1.0, &mut codes, &mut [0.0; 4]);
             let below = (width.codes() / 2 - 1) as u8;
             assert_eq!(codes, [below, below, 0, below], "{width} bits");
-            book.encode(&[5.0; 4], 0.0, &mut codes);
+            book.encode(&[5.0; 4], 0.0, &mut codes, &mut [0.0; 4]);
             assert_eq!(codes, [below; 4], "{width} bits");
         }
     }

@@ -12,6 +12,8 @@ use crate::width::Width;
 /// Sums over coordinates are kept in so many lanes: lane l takes coordinates l, l + 16, …; then
 /// halves are added to halves. It makes the result the same for every register length.
 const LANES: usize = 16;
+/// Numbers of a vector whose levels need no memory of their own.
+const SHORT: usize = 256;
 /// A larger coordinate scales its vector down first: its scale is past the 16-bit range anyway.
 const LARGE: f32 = 1_099_511_627_776.0;
 /// A vector without a larger coordinate is stored as zeros: its scale would round to 0.
@@ -70,12 +72,12 @@ impl Codec {
         if !largest.is_finite() {
             let coordinate = x.iter().position(|x| !x.is_finite()).unwrap_or_default();
             x.fill(0.0);
-            self.book.encode(x, 0.0, codes);
+            self.zero(codes);
             return Err(NonFinite { vector: 0, coordinate });
         }
         if largest < SMALL {
             x.fill(0.0);
-            self.book.encode(x, 0.0, codes);
+            self.zero(codes);
             return Ok(f16::ZERO);
         }
         let shrink = if largest > LARGE { LARGE / largest } else { 1.0 };
@@ -90,17 +92,28 @@ impl Codec {
 
     /// Codes and scale of a rotated vector.
     fn quantize(&self, y: &[f32], codes: &mut [u8]) -> f16 {
-        let yy = lanes(y, |y| y * y);
+        let yy = lanes(y, y);
         let unit = self.book.unit((yy / y.len() as f32).sqrt(), self::largest(y));
-        self.book.encode(y, unit, codes);
+        let mut short = [0.0; SHORT];
+        let mut long = Vec::new();
+        let levels = if let Some(levels) = short.get_mut(..y.len()) {
+            levels
+        } else {
+            long.resize(y.len(), 0.0);
+            &mut long
+        };
+        self.book.encode(y, unit, codes, levels);
         if self.rule == ScaleRule::Plain {
             return half(unit);
         }
-        let levels: Vec<f32> = codes.iter().map(|code| self.book.level(*code)).collect();
-        let cc = lanes(&levels, |c| c * c);
-        let products: Vec<f32> = levels.iter().zip(y).map(|(c, y)| c * y).collect();
-        let yc = lanes(&products, |x| x);
+        let (yc, cc) = (lanes(y, levels), lanes(levels, levels));
         half(self.rule.factor(unit, Sums { yy, yc, cc }))
+    }
+
+    /// The codes of a zero vector.
+    fn zero(&self, codes: &mut [u8]) {
+        let zeros = vec![0.0; codes.len()];
+        self.book.encode(&zeros, 0.0, codes, &mut vec![0.0; zeros.len()]);
     }
 
     /// The vector that the codes stand for.
@@ -139,12 +152,18 @@ fn half(scale: f32) -> f16 {
     f16::from_f32(scale.min(f16::MAX.to_f32()))
 }
 
-fn lanes(x: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+/// Sum of products.
+fn lanes(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
-    for x in x.chunks(LANES) {
-        for (sum, x) in sums.iter_mut().zip(x) {
-            *sum += term(*x);
+    let (whole_a, rest_a) = a.as_chunks::<LANES>();
+    let (whole_b, rest_b) = b.as_chunks::<LANES>();
+    for (a, b) in whole_a.iter().zip(whole_b) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
         }
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(rest_a).zip(rest_b) {
+        *sum += a * b;
     }
     let mut count = LANES / 2;
     while count > 0 {

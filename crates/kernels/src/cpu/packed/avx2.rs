@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 
 use kvant_turboquant::PAGE_TOKENS;
 
-use super::shape::{BLOCK_LINES, Half, Levels, Line, Shape};
+use super::shape::{BLOCK_LINES, Levels, Line, Shape, Spread};
 use super::{Query, Weights};
 
 /// Signed levels of the keys.
@@ -38,6 +38,14 @@ pub(super) fn accumulate(state: &mut [f32], values: &[Line], weights: &Weights) 
     unsafe { sums(state, values, weights) }
 }
 
+/// Asks for the lines of a tile.
+pub(super) fn prefetch(tile: &[u8]) {
+    for line in tile.chunks(64) {
+        // SAFETY: a prefetch reads nothing that the program sees; every x86-64 has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) }
+    }
+}
+
 #[target_feature(enable = "avx2")]
 fn load(bytes: &[u8]) -> __m256i {
     let bytes: &[u8; 32] = bytes.first_chunk().expect("32 bytes");
@@ -52,32 +60,37 @@ fn store(line: &mut Line, half: usize, bytes: __m256i) {
     unsafe { _mm256_storeu_si256(bytes_of.as_mut_ptr().cast(), bytes) }
 }
 
-/// How the codes of one plane come out of a register of words.
-struct Spread {
-    /// For each of 8 words, the word it comes from.
+/// Half of a `Spread` in registers.
+#[derive(Clone, Copy)]
+struct Loaded {
+    /// Where the source begins.
+    begin: usize,
     from: __m256i,
-    /// For each word, how far to the right.
     shift: __m256i,
     mask: __m256i,
     low: __m128i,
 }
 
-impl Spread {
+impl Loaded {
     #[target_feature(enable = "avx2")]
-    fn new((bits, low): (usize, usize), at: impl Fn(usize) -> (usize, usize, usize)) -> Self {
-        let words: [_; 8] = std::array::from_fn(at);
-        let words = [
-            words.map(|(source, _, _)| source as i32),
-            words.map(|(_, field, parity)| (bits * field + 4 * parity) as i32),
-        ];
-        // SAFETY: both arrays are 32 bytes.
-        let [from, shift] = words.map(|words| unsafe { _mm256_loadu_si256(words.as_ptr().cast()) });
-        let mask = _mm256_set1_epi8(((1_u32 << bits) - 1) as i8);
-        Self { from, shift, mask, low: _mm_cvtsi32_si128(low as i32) }
+    fn new(spread: &Spread, half: usize) -> Self {
+        let (from, shift) = (&spread.from[8 * half..][..8], &spread.shift[8 * half..][..8]);
+        let first = from[0];
+        // SAFETY: both slices are 32 bytes.
+        let (from, shift) = unsafe {
+            (_mm256_loadu_si256(from.as_ptr().cast()), _mm256_loadu_si256(shift.as_ptr().cast()))
+        };
+        Self {
+            begin: spread.begin + 4 * first as usize,
+            from: _mm256_sub_epi32(from, _mm256_set1_epi32(first as i32)),
+            shift,
+            mask: _mm256_set1_epi8(((1_u32 << spread.bits) - 1) as i8),
+            low: _mm_cvtsi32_si128(spread.low as i32),
+        }
     }
 
     #[target_feature(enable = "avx2")]
-    fn codes(&self, words: __m256i) -> __m256i {
+    fn codes(self, words: __m256i) -> __m256i {
         let moved = _mm256_permutevar8x32_epi32(words, self.from);
         let codes = _mm256_and_si256(_mm256_srlv_epi32(moved, self.shift), self.mask);
         _mm256_sll_epi32(codes, self.low)
@@ -110,39 +123,9 @@ fn look_up(tables: &[__m256i; 4], codes: __m256i, wide: bool) -> __m256i {
 #[target_feature(enable = "avx2")]
 fn keys(lines: &mut [Line], tile: &[u8], shape: &Shape) {
     let tables = tables(&shape.key_levels);
-    let wide = shape.key_levels.bits > 4;
     for (piece, lines) in shape.keys.iter().zip(lines.chunks_exact_mut(PAGE_TOKENS)) {
         for half in 0..2 {
-            let spreads: Vec<(usize, usize, Spread)> = piece
-                .planes
-                .iter()
-                .map(|plane| {
-                    if piece.half == Half::Whole {
-                        let spread = Spread::new((8, 0), |word| (word, 0, 0));
-                        return (plane.offset + 32 * half, plane.row_bytes, spread);
-                    }
-                    let fields = 4 / plane.bits;
-                    let (first, parity) = match piece.half {
-                        Half::Both => (0, half),
-                        piece => (8 * half, usize::from(piece == Half::Odd)),
-                    };
-                    let begin = first / fields;
-                    let spread = Spread::new((plane.bits, plane.low), |word| {
-                        let word = first + word;
-                        (word / fields - begin, word % fields, parity)
-                    });
-                    (plane.offset + 4 * begin, plane.row_bytes, spread)
-                })
-                .collect();
-            for (token, line) in lines.iter_mut().enumerate() {
-                let codes = spreads.iter().map(|(offset, row_bytes, spread)| {
-                    let words = load(&tile[offset + token * row_bytes..]);
-                    if piece.half == Half::Whole { words } else { spread.codes(words) }
-                });
-                let codes = codes.fold(_mm256_setzero_si256(), |a, b| _mm256_or_si256(a, b));
-                let whole = piece.half == Half::Whole;
-                store(line, half, if whole { codes } else { look_up(&tables, codes, wide) });
-            }
+            gather(lines.iter_mut(), half, (tile, &piece.spreads), &tables);
         }
     }
 }
@@ -150,31 +133,44 @@ fn keys(lines: &mut [Line], tile: &[u8], shape: &Shape) {
 #[target_feature(enable = "avx2")]
 fn values(lines: &mut [Line], tile: &[u8], shape: &Shape) {
     let tables = tables(&shape.value_levels);
-    let bits = shape.value_levels.bits;
-    let blocks = lines.chunks_exact_mut(BLOCK_LINES).take(shape.blocks);
-    for (block, lines) in blocks.enumerate() {
-        for (step, line) in lines.iter_mut().enumerate() {
-            for half in 0..2 {
-                let plane = &shape.values[0];
-                if bits == 8 {
-                    let begin = plane.offset + 512 * block + 64 * step + 32 * half;
-                    store(line, half, load(&tile[begin..]));
-                    continue;
-                }
-                let group = step / 2 * 2 + half;
-                let codes = shape.values.iter().map(|plane| {
-                    let fields = 4 / plane.bits;
-                    let begin = plane.offset + block * plane.block_bytes + group / fields * 32;
-                    let shift = plane.bits * (group % fields) + 4 * (step % 2);
-                    let words = load(&tile[begin..]);
-                    let words = _mm256_srl_epi32(words, _mm_cvtsi32_si128(shift as i32));
-                    let codes = _mm256_and_si256(words, _mm256_set1_epi8((1 << plane.bits) - 1));
-                    _mm256_sll_epi32(codes, _mm_cvtsi32_si128(plane.low as i32))
-                });
-                let codes = codes.fold(_mm256_setzero_si256(), |a, b| _mm256_or_si256(a, b));
-                store(line, half, look_up(&tables, codes, bits > 4));
-            }
+    for (step, spreads) in shape.value_spreads.iter().enumerate() {
+        for half in 0..2 {
+            let lines = lines[step..].iter_mut().step_by(BLOCK_LINES).take(shape.blocks);
+            gather(lines, half, (tile, spreads), &tables);
         }
+    }
+}
+
+/// One half of the levels of lines whose sources follow each other. Rows may be shorter than a
+/// register; what follows them in the tile meets zeros of the query.
+#[target_feature(enable = "avx2")]
+fn gather<'a>(
+    lines: impl Iterator<Item = &'a mut Line>,
+    half: usize,
+    (tile, spreads): (&[u8], &[Spread]),
+    tables: &[__m256i; 4],
+) {
+    let Some(first) = spreads.first() else { return };
+    let loaded = Loaded::new(first, half);
+    if let [spread] = spreads {
+        for (at, line) in lines.enumerate() {
+            let words = load(&tile[loaded.begin + at * spread.stride..]);
+            let whole = spread.bits == 8;
+            let levels =
+                if whole { words } else { _mm256_shuffle_epi8(tables[0], loaded.codes(words)) };
+            store(line, half, levels);
+        }
+        return;
+    }
+    let wide = first.bits == 4;
+    for (at, line) in lines.enumerate() {
+        let mut codes = _mm256_setzero_si256();
+        for spread in spreads {
+            let loaded = Loaded::new(spread, half);
+            let words = load(&tile[loaded.begin + at * spread.stride..]);
+            codes = _mm256_or_si256(codes, loaded.codes(words));
+        }
+        store(line, half, look_up(tables, codes, wide));
     }
 }
 
@@ -189,10 +185,10 @@ fn products(scores: &mut [i32; PAGE_TOKENS], keys: &[Line], query: &Query) {
                 for (token, sum) in sums.iter_mut().enumerate() {
                     let key = load(&keys[piece * PAGE_TOKENS + first + token].0[half..]);
                     let size = _mm256_abs_epi8(key);
-                    let [high, low] = [high, low].map(|q| {
-                        let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(q, key));
-                        _mm256_madd_epi16(pairs, ones)
-                    });
+                    let high = _mm256_maddubs_epi16(size, _mm256_sign_epi8(high, key));
+                    let low = _mm256_maddubs_epi16(size, _mm256_sign_epi8(low, key));
+                    let high = _mm256_madd_epi16(high, ones);
+                    let low = _mm256_madd_epi16(low, ones);
                     let both = _mm256_add_epi32(_mm256_slli_epi32::<7>(high), low);
                     *sum = _mm256_add_epi32(*sum, both);
                 }

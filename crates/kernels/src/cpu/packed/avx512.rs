@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 
 use kvant_turboquant::PAGE_TOKENS;
 
-use super::shape::{BLOCK_LINES, Half, Levels, Line, Shape};
+use super::shape::{BLOCK_LINES, Levels, Line, Shape, Spread};
 use super::{Query, Weights};
 
 /// What is added to a level to make it unsigned.
@@ -60,36 +60,39 @@ pub(super) fn accumulate(states: &mut [&mut [f32]], values: &[Line], weights: &[
     }
 }
 
-/// How the codes of one plane come out of a register of words.
-struct Spread {
-    /// For each of 16 words, the word it comes from.
+/// `Spread` in registers.
+#[derive(Clone, Copy)]
+struct Loaded {
     from: __m512i,
-    /// For each word, how far to the right.
     shift: __m512i,
     mask: __m512i,
-    /// Position in the code.
     low: __m128i,
 }
 
-impl Spread {
-    /// `source` and `field` of each word, `parity` of its elements.
+impl Loaded {
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn new((bits, low): (usize, usize), at: impl Fn(usize) -> (usize, usize, usize)) -> Self {
-        let words: [_; 16] = std::array::from_fn(at);
-        let words = [
-            words.map(|(source, _, _)| source as i32),
-            words.map(|(_, field, parity)| (bits * field + 4 * parity) as i32),
-        ];
+    fn new(spread: &Spread) -> Self {
         // SAFETY: both arrays are 64 bytes.
-        let [from, shift] = words.map(|words| unsafe { _mm512_loadu_si512(words.as_ptr().cast()) });
-        let mask = _mm512_set1_epi8((1 << bits) - 1);
-        Self { from, shift, mask, low: _mm_cvtsi32_si128(low as i32) }
+        let (from, shift) = unsafe {
+            (
+                _mm512_loadu_si512(spread.from.as_ptr().cast()),
+                _mm512_loadu_si512(spread.shift.as_ptr().cast()),
+            )
+        };
+        let mask = _mm512_set1_epi8((1 << spread.bits) - 1);
+        Self { from, shift, mask, low: _mm_cvtsi32_si128(spread.low as i32) }
+    }
+
+    /// Codes in the source's own words, each shifted.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn codes_in_place(self, words: __m512i) -> __m512i {
+        _mm512_and_si512(_mm512_srlv_epi32(words, self.shift), self.mask)
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn codes(&self, words: __m512i) -> __m512i {
-        let shifted = _mm512_srlv_epi32(_mm512_permutexvar_epi32(self.from, words), self.shift);
-        _mm512_sll_epi32(_mm512_and_si512(shifted, self.mask), self.low)
+    fn codes(self, words: __m512i) -> __m512i {
+        let codes = self.codes_in_place(_mm512_permutexvar_epi32(self.from, words));
+        _mm512_sll_epi32(codes, self.low)
     }
 }
 
@@ -116,38 +119,38 @@ fn table(levels: &Levels) -> __m512i {
 fn keys(lines: &mut [Line], tile: &[u8], shape: &Shape) {
     let table = table(&shape.key_levels);
     for (piece, lines) in shape.keys.iter().zip(lines.chunks_exact_mut(PAGE_TOKENS)) {
-        let [plane, more @ ..] = piece.planes.as_slice() else { continue };
-        let rows = |plane: &kvant_turboquant::KeyPlane, token: usize| {
-            load(&tile[plane.offset + token * plane.row_bytes..])
-        };
-        if piece.half == Half::Whole {
+        gather(lines, tile, &piece.spreads, table);
+    }
+}
+
+/// Levels of lines whose sources follow each other. Rows may be shorter than a register; what
+/// follows them in the tile meets zeros of the query.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn gather(lines: &mut [Line], tile: &[u8], spreads: &[Spread], table: __m512i) {
+    match spreads {
+        [spread] if spread.bits == 8 => {
             let bias = _mm512_set1_epi8(BIAS as i8);
-            for (token, line) in lines.iter_mut().enumerate() {
-                store(line, _mm512_add_epi8(rows(plane, token), bias));
+            for (at, line) in lines.iter_mut().enumerate() {
+                let levels = load(&tile[spread.begin + at * spread.stride..]);
+                store(line, _mm512_add_epi8(levels, bias));
             }
-            continue;
         }
-        let spread = |plane: &kvant_turboquant::KeyPlane| {
-            let fields = 4 / plane.bits;
-            Spread::new((plane.bits, plane.low), |word| {
-                let (word, parity) = match piece.half {
-                    Half::Both => (word % 8, word / 8),
-                    half => (word, usize::from(half == Half::Odd)),
-                };
-                (word / fields, word % fields, parity)
-            })
-        };
-        let first = spread(plane);
-        if let [second] = more {
-            let (other, wide) = (spread(second), plane.bits == 4);
-            for (token, line) in lines.iter_mut().enumerate() {
-                let low = first.codes(rows(plane, token));
-                let codes = _mm512_or_si512(low, other.codes(rows(second, token)));
-                store(line, look_up(table, codes, wide));
+        [spread] => {
+            let loaded = Loaded::new(spread);
+            for (at, line) in lines.iter_mut().enumerate() {
+                let codes = loaded.codes(load(&tile[spread.begin + at * spread.stride..]));
+                store(line, _mm512_shuffle_epi8(table, codes));
             }
-        } else {
-            for (token, line) in lines.iter_mut().enumerate() {
-                store(line, _mm512_shuffle_epi8(table, first.codes(rows(plane, token))));
+        }
+        spreads => {
+            let wide = spreads.iter().any(|spread| spread.bits == 4);
+            for (at, line) in lines.iter_mut().enumerate() {
+                let mut codes = _mm512_setzero_si512();
+                for spread in spreads {
+                    let words = load(&tile[spread.begin + at * spread.stride..]);
+                    codes = _mm512_or_si512(codes, Loaded::new(spread).codes(words));
+                }
+                store(line, look_up(table, codes, wide));
             }
         }
     }
@@ -162,43 +165,34 @@ fn look_up(table: __m512i, codes: __m512i, wide: bool) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 fn values(lines: &mut [Line], tile: &[u8], shape: &Shape) {
     let table = table(&shape.value_levels);
-    let bits = shape.value_levels.bits;
-    let blocks = lines.chunks_exact_mut(BLOCK_LINES).take(shape.blocks).enumerate();
-    if bits == 8 {
-        let bias = _mm512_set1_epi8(BIAS as i8);
-        for (block, lines) in blocks {
-            let rows = &tile[shape.values[0].offset + 512 * block..][..512];
-            for (line, row) in lines.iter_mut().zip(rows.chunks_exact(64)) {
-                store(line, _mm512_add_epi8(load(row), bias));
+    let wide = shape.value_levels.bits > 4;
+    for (step, spreads) in shape.value_spreads.iter().enumerate() {
+        let lines = lines[step..].iter_mut().step_by(BLOCK_LINES).take(shape.blocks);
+        match spreads.as_slice() {
+            [spread] if spread.bits == 8 => {
+                let bias = _mm512_set1_epi8(BIAS as i8);
+                for (block, line) in lines.enumerate() {
+                    let levels = load(&tile[spread.begin + block * spread.stride..]);
+                    store(line, _mm512_add_epi8(levels, bias));
+                }
             }
-        }
-        return;
-    }
-    // By plane and line of the block: where its 64 bytes begin and how they come apart.
-    let spreads: Vec<Vec<(usize, Spread)>> = (0..BLOCK_LINES)
-        .map(|step| {
-            let of = |plane: &kvant_turboquant::ValuePlane| {
-                let fields = 4 / plane.bits;
-                let group = step / 2 * 2;
-                // A plane of one bit has two groups of tokens, 64 bytes, in a block.
-                let begin = group / fields * 32 / 64 * 64;
-                let spread = Spread::new((plane.bits, plane.low), |word| {
-                    let group = group + word / 8;
-                    ((group / fields * 32 - begin) / 4 + word % 8, group % fields, step % 2)
-                });
-                (plane.offset + begin, spread)
-            };
-            shape.values.iter().map(of).collect()
-        })
-        .collect();
-    let wide = bits > 4;
-    for (block, lines) in blocks {
-        for (line, spreads) in lines.iter_mut().zip(&spreads) {
-            let codes = spreads.iter().zip(&shape.values).map(|((begin, spread), plane)| {
-                spread.codes(load(&tile[begin + block * plane.block_bytes..]))
-            });
-            let codes = codes.fold(_mm512_setzero_si512(), |a, b| _mm512_or_si512(a, b));
-            store(line, look_up(table, codes, wide));
+            [spread] if spread.bits == 4 => {
+                let loaded = Loaded::new(spread);
+                for (block, line) in lines.enumerate() {
+                    let words = load(&tile[spread.begin + block * spread.stride..]);
+                    store(line, _mm512_shuffle_epi8(table, loaded.codes_in_place(words)));
+                }
+            }
+            spreads => {
+                for (block, line) in lines.enumerate() {
+                    let mut codes = _mm512_setzero_si512();
+                    for spread in spreads {
+                        let words = load(&tile[spread.begin + block * spread.stride..]);
+                        codes = _mm512_or_si512(codes, Loaded::new(spread).codes(words));
+                    }
+                    store(line, look_up(table, codes, wide));
+                }
+            }
         }
     }
 }
@@ -207,11 +201,14 @@ fn values(lines: &mut [Line], tile: &[u8], shape: &Shape) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn products<const N: usize>(scores: &mut [i32; PAGE_TOKENS], keys: &[Line], query: &Query) {
     let count = if N == 0 { query.lines.len() } else { N };
-    let own: [[__m512i; 2]; N] =
-        std::array::from_fn(|n| [load(&query.lines[n][0].0), load(&query.lines[n][1].0)]);
+    let mut own = [[_mm512_setzero_si512(); 2]; N];
+    for (own, lines) in own.iter_mut().zip(&query.lines) {
+        *own = [load(&lines[0].0), load(&lines[1].0)];
+    }
     let bias = _mm512_set1_epi32(BIAS * query.sum);
     for (first, scores) in (0..PAGE_TOKENS).step_by(16).zip(scores.chunks_exact_mut(16)) {
-        let sums: [__m512i; 16] = std::array::from_fn(|token| {
+        let mut sums = [_mm512_setzero_si512(); 16];
+        for (token, sum) in sums.iter_mut().enumerate() {
             let mut high = _mm512_setzero_si512();
             let mut low = _mm512_setzero_si512();
             for n in 0..count {
@@ -224,8 +221,8 @@ fn products<const N: usize>(scores: &mut [i32; PAGE_TOKENS], keys: &[Line], quer
                 high = _mm512_dpbusd_epi32(high, key, q_high);
                 low = _mm512_dpbusd_epi32(low, key, q_low);
             }
-            _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low)
-        });
+            *sum = _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low);
+        }
         let sums = _mm512_sub_epi32(sums_of_lanes(&sums), bias);
         // SAFETY: the chunk has 16 numbers.
         unsafe { _mm512_storeu_si512(scores.as_mut_ptr().cast(), sums) }
@@ -235,21 +232,25 @@ fn products<const N: usize>(scores: &mut [i32; PAGE_TOKENS], keys: &[Line], quer
 /// Lane i of the result is the sum of the lanes of register i.
 #[target_feature(enable = "avx512f")]
 fn sums_of_lanes(v: &[__m512i; 16]) -> __m512i {
-    let pairs: [__m512i; 8] = std::array::from_fn(|i| {
+    // Loops, not closures: those would be calls out of the instruction set.
+    let mut pairs = [_mm512_setzero_si512(); 8];
+    for (i, pair) in pairs.iter_mut().enumerate() {
         let (a, b) = (v[i], v[i + 8]);
-        _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
-    });
+        *pair = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    }
     // Lanes of 128 bits now hold a b a b.
-    let fours: [__m512i; 4] = std::array::from_fn(|i| {
+    let mut fours = [_mm512_setzero_si512(); 4];
+    for (i, four) in fours.iter_mut().enumerate() {
         let (a, b) = (pairs[i], pairs[i + 4]);
-        _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
-    });
+        *four = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    }
     // Four vectors of (i, i + 8, i + 4, i + 12) in each 128 bits.
-    let halves: [__m512i; 2] = std::array::from_fn(|i| {
+    let mut halves = [_mm512_setzero_si512(); 2];
+    for (i, half) in halves.iter_mut().enumerate() {
         let (a, b) = (fours[i], fours[i + 2]);
         let low = _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
-        _mm512_add_epi32(low, _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b))
-    });
+        *half = _mm512_add_epi32(low, _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b));
+    }
     let (a, b) = (halves[0], halves[1]);
     let low = _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
     let sums = _mm512_add_epi32(low, _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b));
@@ -283,8 +284,9 @@ fn sums<const N: usize>(states: &mut [&mut [f32]], values: &[Line], weights: &[W
             }
         }
         for ((totals, state), weights) in totals.iter().zip(states.iter_mut()).zip(weights) {
-            let [a, b] =
-                totals.map(|[high, low]| _mm512_add_epi32(_mm512_slli_epi32::<7>(high), low));
+            let [[a, a_low], [b, b_low]] = *totals;
+            let a = _mm512_add_epi32(_mm512_slli_epi32::<7>(a), a_low);
+            let b = _mm512_add_epi32(_mm512_slli_epi32::<7>(b), b_low);
             // The two 256-bit halves are different tokens of the same dimensions.
             let low = _mm512_shuffle_i64x2::<0b01_00_01_00>(a, b);
             let sum = _mm512_add_epi32(low, _mm512_shuffle_i64x2::<0b11_10_11_10>(a, b));

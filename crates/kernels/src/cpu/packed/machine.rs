@@ -11,6 +11,14 @@ use super::{Query, Weights};
 use super::{avx2, avx512};
 use crate::cpu::Path;
 
+/// Asks for a tile that comes next: tiles are scattered, so the machine cannot guess them.
+pub(super) fn prefetch(tile: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    avx2::prefetch(tile);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = tile;
+}
+
 /// Levels of the keys of a tile, in the form that `score` of the same path takes.
 pub(super) fn unpack_keys(path: Path, lines: &mut [Line], tile: &[u8], shape: &Shape) {
     match path {

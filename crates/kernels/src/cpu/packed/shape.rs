@@ -17,10 +17,31 @@ pub(super) const EMPTY: Line = Line([0; 64]);
 /// Lines of a block of values.
 pub(super) const BLOCK_LINES: usize = 8;
 
+/// How the codes of one plane come apart into a line of sixteen words.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "plain Rust counts by itself"))]
+pub(super) struct Spread {
+    /// For each word, the word of the source it comes from.
+    pub(super) from: [u32; 16],
+    /// For each word, how far to the right its elements are.
+    pub(super) shift: [u32; 16],
+    /// Where the source begins.
+    pub(super) begin: usize,
+    /// Bytes to the next source.
+    pub(super) stride: usize,
+    /// Bits of an element.
+    pub(super) bits: usize,
+    /// Position of these bits in a code.
+    pub(super) low: usize,
+}
+
 /// One line a token: codes from the planes of a chunk.
 #[derive(Clone, Debug)]
 pub(super) struct KeyPiece {
     pub(super) planes: Vec<KeyPlane>,
+    /// One a plane; sources are the tokens' rows.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "as Spread"))]
+    pub(super) spreads: Vec<Spread>,
     /// Which elements of each pair.
     pub(super) half: Half,
 }
@@ -58,9 +79,51 @@ pub(super) struct Shape {
     /// Byte of a token's lines, for each dimension.
     pub(super) positions: Vec<usize>,
     pub(super) values: Vec<ValuePlane>,
+    /// For each line of a block, one a plane; sources are blocks.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "as Spread"))]
+    pub(super) value_spreads: [Vec<Spread>; BLOCK_LINES],
     pub(super) value_levels: Levels,
     /// Blocks of 8 dimensions that a tile has.
     pub(super) blocks: usize,
+    /// Of every 16 weights the even ones come first, as the values' lines have them.
+    pub(super) weights_apart: bool,
+}
+
+impl KeyPiece {
+    fn new(planes: &[KeyPlane], half: Half) -> Self {
+        let spreads = planes.iter().map(|plane| Spread::of_keys(plane, half)).collect();
+        Self { planes: planes.to_vec(), spreads, half }
+    }
+}
+
+impl Spread {
+    fn of_keys(plane: &KeyPlane, half: Half) -> Self {
+        let KeyPlane { bits, low, offset, row_bytes, .. } = *plane;
+        // Words of 8 elements that a word of the plane holds.
+        let fields = (4 / bits).max(1);
+        let words: [_; 16] = std::array::from_fn(|word| match half {
+            Half::Both => (word % 8, word / 8),
+            Half::Whole | Half::Even => (word, 0),
+            Half::Odd => (word, 1),
+        });
+        let from = words.map(|(word, _)| (word / fields) as u32);
+        let shift = words.map(|(word, odd)| (bits * (word % fields) + 4 * odd) as u32);
+        Self { from, shift, begin: offset, stride: row_bytes, bits, low }
+    }
+
+    fn of_values(plane: &ValuePlane, line: usize) -> Self {
+        let ValuePlane { bits, low, offset, block_bytes } = *plane;
+        let fields = (4 / bits).max(1);
+        // Lines of 8 bits are the plane itself; else two lines, even and odd, of two groups each.
+        let (group, odd) = if bits == 8 { (2 * line, 0) } else { (line / 2 * 2, line % 2) };
+        // Sources are loaded 64 bytes at a time.
+        let begin = group / fields / 2 * 2;
+        let groups: [_; 16] = std::array::from_fn(|word| group + word / 8);
+        let source = |word: usize| (groups[word] / fields - begin) * 8 + word % 8;
+        let from = std::array::from_fn(|word| source(word) as u32);
+        let shift = groups.map(|group| (bits * (group % fields) + 4 * odd) as u32);
+        Self { from, shift, begin: offset + 32 * begin, stride: block_bytes, bits, low }
+    }
 }
 
 impl Shape {
@@ -82,7 +145,7 @@ impl Shape {
                 [Half::Both] => first + d % 2 * 32 + d / 2,
                 _ => first + d % 2 * 64 + d / 2,
             }));
-            keys.extend(halves.iter().map(|half| KeyPiece { planes: chunk.to_vec(), half: *half }));
+            keys.extend(halves.iter().map(|half| KeyPiece::new(chunk, *half)));
         }
         Self {
             tile_bytes: layout.tile_bytes(),
@@ -90,15 +153,13 @@ impl Shape {
             key_levels: Levels::new(widths.keys),
             positions,
             values: layout.value_planes().to_vec(),
+            value_spreads: std::array::from_fn(|line| {
+                layout.value_planes().iter().map(|plane| Spread::of_values(plane, line)).collect()
+            }),
             value_levels: Levels::new(widths.values),
             blocks: layout.dim().div_ceil(8),
+            weights_apart: widths.values.bits() < 8,
         }
-    }
-
-    /// The token whose weight is byte `at` of a line of weights.
-    pub(super) fn token_at(&self, at: usize) -> usize {
-        let within = at % 16;
-        if self.value_levels.bits == 8 { at } else { at - within + within % 8 * 2 + within / 8 }
     }
 }
 

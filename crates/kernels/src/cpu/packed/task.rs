@@ -6,6 +6,7 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use wide::bytemuck::cast_slice_mut;
+use wide::{i16x8, i32x8};
 
 use super::shape::{EMPTY, Line, key_lines, value_lines};
 use super::{Block, Job, Query, SPLIT_PAGES, Task, Weights, machine};
@@ -99,26 +100,29 @@ impl Scratch {
         let index = row.pages[page] as usize * job.tiles.dense.kv_heads + task.head;
         let tile = &job.tiles.tiles[index * job.shape.tile_bytes..][..job.shape.tile_bytes];
         let [key_scales, value_scales] = scales(tile);
+        if let Some(next) = row.pages.get(page + 1) {
+            let index = *next as usize * job.tiles.dense.kv_heads + task.head;
+            machine::prefetch(&job.tiles.tiles[index * job.shape.tile_bytes..][..tile.len()]);
+        }
         let path = job.params.path;
         machine::unpack_keys(path, &mut self.keys, tile, &job.shape);
         machine::unpack_values(path, &mut self.values, tile, &job.shape);
-        let factor = job.shape.value_levels.factor;
         self.weights.clear();
         let records = self.state.chunks_exact_mut(job.width + 1);
         let queries = self.queries.iter().zip(&mut self.rows);
         for (index, (record, (query, row))) in records.zip(queries).enumerate() {
             let mut products = [0; PAGE_TOKENS];
             machine::score(path, &mut products, &self.keys, query);
-            for ((score, product), scale) in row.iter_mut().zip(products).zip(&key_scales) {
-                *score = product as f32 * (scale * query.factor);
+            let factor = Lanes::splat(query.factor);
+            let inputs = products.as_chunks::<8>().0.iter().zip(key_scales.as_chunks().0);
+            for (scores, (products, scales)) in row.as_chunks_mut::<8>().0.iter_mut().zip(inputs) {
+                let scale = Lanes::new(*scales) * factor;
+                *scores = (i32x8::new(*products).round_float() * scale).to_array();
             }
             let token = index / job.group;
             adjust(row, job, block, (token, page * PAGE_TOKENS));
             tile::weigh(record, row, &clip(&job.seen(block, token), page, sinks));
-            for (weight, scale) in row.iter_mut().zip(&value_scales) {
-                *weight *= scale;
-            }
-            self.weights.push(quantize(row, job, factor));
+            self.weights.push(quantize(row, &value_scales, job));
         }
         let records = self.state.chunks_exact_mut(job.width + 1);
         let mut states: Vec<&mut [f32]> =
@@ -238,19 +242,38 @@ fn adjust(
 }
 
 /// Weights times value scales as integers, in the order of the values' lines.
-fn quantize(weights: &[f32; PAGE_TOKENS], job: &Job<'_>, factor: f32) -> Weights {
-    let largest = weights.iter().fold(0.0, |most: f32, w| most.max(*w));
-    let steps = if largest > 0.0 { WEIGHT_STEPS / largest } else { 0.0 };
-    let mut lines = [EMPTY; 2];
-    let mut whole = [0; PAGE_TOKENS];
-    for (whole, weight) in whole.iter_mut().zip(weights) {
-        *whole = (weight * steps).round_ties_even() as i32;
+fn quantize(weights: &[f32; PAGE_TOKENS], scales: &[f32; PAGE_TOKENS], job: &Job<'_>) -> Weights {
+    let mut scaled = [ZERO; PAGE_TOKENS / 8];
+    let mut largest = ZERO;
+    let inputs = weights.as_chunks::<8>().0.iter().zip(scales.as_chunks().0);
+    for (scaled, (weights, scales)) in scaled.iter_mut().zip(inputs) {
+        *scaled = Lanes::new(*weights) * Lanes::new(*scales);
+        largest = largest.max(*scaled);
     }
+    let largest = largest.to_array().into_iter().fold(0.0, f32::max);
+    let steps = Lanes::splat(if largest > 0.0 { WEIGHT_STEPS / largest } else { 0.0 });
+    let mut whole = [0_i16; PAGE_TOKENS];
+    let mut sums = i32x8::ZERO;
+    for (whole, scaled) in whole.as_chunks_mut::<8>().0.iter_mut().zip(scaled) {
+        // Nearest, ties to even; never past the steps, so nothing has to be checked.
+        let rounded = (scaled * steps).fast_round_int();
+        sums += rounded;
+        *whole = i16x8::from_i32x8_truncate(rounded).to_array();
+    }
+    let sum = sums.to_array().into_iter().sum();
+    if job.shape.weights_apart {
+        for sixteen in whole.as_chunks_mut::<16>().0 {
+            let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *sixteen;
+            *sixteen = [a, c, e, g, i, k, m, o, b, d, f, h, j, l, n, p];
+        }
+    }
+    let mut lines = [EMPTY; 2];
     let [high, low] = &mut lines;
-    for (at, (high, low)) in high.0.iter_mut().zip(&mut low.0).enumerate() {
-        let whole = whole[job.shape.token_at(at)];
+    for (high, whole) in high.0.iter_mut().zip(&whole) {
         *high = (whole >> 7) as u8;
+    }
+    for (low, whole) in low.0.iter_mut().zip(&whole) {
         *low = (whole & 127) as u8;
     }
-    Weights { lines, sum: whole.iter().sum(), factor: largest / WEIGHT_STEPS * factor }
+    Weights { lines, sum, factor: largest / WEIGHT_STEPS * job.shape.value_levels.factor }
 }
