@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use kvant_bench::NamedWidths;
 
 use crate::config::{Config, Sources};
 
@@ -27,8 +28,10 @@ pub(crate) enum Command {
     Fetch(FetchArgs),
     /// Show what would be loaded and what fits into memory
     Inspect(InspectArgs),
-    /// Measure offline throughput
+    /// Measure offline throughput, or the kernels alone
     Bench(BenchArgs),
+    /// Measure what each cache preset costs in quality on a text
+    Eval(EvalArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,7 +91,10 @@ pub(crate) struct InspectArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) part: Option<BenchPart>,
     #[command(flatten)]
     pub(crate) settings: Settings,
     /// Tokens of every prompt
@@ -101,6 +107,71 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_delimiter = ',', default_value = "1,8", value_parser = count::<4096>)]
     pub(crate) concurrency: Vec<u32>,
     /// Seed of the prompts' token ids
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+    /// The text to read, UTF-8
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: PathBuf,
+    /// Tokens of a window; its second half is scored
+    #[arg(long, default_value_t = 512, value_parser = window::<1_000_000>)]
+    pub(crate) context: u32,
+    /// Windows to read, from the start of the text on
+    #[arg(long, default_value_t = 8, value_parser = count::<10_000>)]
+    pub(crate) windows: u32,
+    /// Windows at the same time; above 1 with prompts of different lengths
+    #[arg(long, default_value_t = 1, value_parser = count::<64>)]
+    pub(crate) batch: u32,
+    /// Presets to compare with the 16-bit cache
+    #[arg(long, value_delimiter = ',', default_value = "auto,tq8,k8v4,tq4,k4v3,tq3,tq2")]
+    pub(crate) presets: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchPart {
+    /// Measure attention over the packed cache and encoding, without a model
+    Kernels(KernelArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KernelArgs {
+    /// Size of a head
+    #[arg(long, default_value_t = 128, value_parser = count::<1024>)]
+    pub(crate) dim: u32,
+    /// Key heads
+    #[arg(long, default_value_t = 8, value_parser = count::<1024>)]
+    pub(crate) kv_heads: u32,
+    /// Query heads of a key head
+    #[arg(long, default_value_t = 4, value_parser = count::<1024>)]
+    pub(crate) group: u32,
+    /// Tokens of each sequence, multiples of 64
+    #[arg(long, value_delimiter = ',', default_value = "1024,16384",
+          value_parser = count::<10_000_000>)]
+    pub(crate) context: Vec<u32>,
+    /// Sequences of a call
+    #[arg(long, value_delimiter = ',', default_value = "1,8", value_parser = count::<4096>)]
+    pub(crate) batch: Vec<u32>,
+    /// Bits of keys and values, such as tq4, tq3.5 or k8v4
+    #[arg(long, value_delimiter = ',', default_value = "tq8,k8v4,tq4,tq3")]
+    pub(crate) widths: Vec<NamedWidths>,
+    /// Times that everything is timed
+    #[arg(long, default_value_t = 11, value_parser = count::<10_000>)]
+    pub(crate) rounds: u32,
+    /// Threads that compute [default: physical cores]
+    #[arg(long, value_parser = count::<1024>)]
+    pub(crate) threads: Option<u32>,
+    /// Seed of the numbers and of the order of pages
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// Print JSON
@@ -174,6 +245,18 @@ pub(crate) struct ValueArgs {
     /// Longest prompt and answer together [default: the model's]
     #[arg(long)]
     pub(crate) context_tokens: Option<String>,
+    /// How keys and values are kept: auto, f16, tq8, k8v4, tq4, k4v3, tq3 or tq2
+    #[arg(long, value_name = "PRESET")]
+    pub(crate) kv_cache: Option<String>,
+    /// Bits of keys and values in place of the preset's: 4, or 3.5 for keys of 3 and values of 4
+    #[arg(long)]
+    pub(crate) kv_bits: Option<String>,
+    /// Bits of keys in place of the preset's
+    #[arg(long)]
+    pub(crate) k_bits: Option<String>,
+    /// Bits of values in place of the preset's
+    #[arg(long)]
+    pub(crate) v_bits: Option<String>,
     /// Tokens of the key/value cache [default: what fits]
     #[arg(long)]
     pub(crate) cache_tokens: Option<String>,
@@ -207,6 +290,10 @@ impl Settings {
             ("--load-format", "model.load_format", &values.load_format),
             ("--threads", "model.threads", &values.threads),
             ("--context-tokens", "scheduler.context_tokens", &values.context_tokens),
+            ("--kv-cache", "cache.preset", &values.kv_cache),
+            ("--kv-bits", "cache.bits", &values.kv_bits),
+            ("--k-bits", "cache.key_bits", &values.k_bits),
+            ("--v-bits", "cache.value_bits", &values.v_bits),
             ("--cache-tokens", "cache.tokens", &values.cache_tokens),
             ("--memory-fraction", "cache.memory_fraction", &values.memory_fraction),
             ("--sequences", "scheduler.sequences", &values.sequences),
@@ -246,6 +333,12 @@ fn count<const MOST: u32>(text: &str) -> Result<u32, String> {
     read.ok_or_else(|| format!("it must be a whole number within 1..={MOST}"))
 }
 
+/// Tokens of a window: enough for a prompt and something to predict.
+fn window<const MOST: u32>(text: &str) -> Result<u32, String> {
+    let read = count::<MOST>(text).ok().filter(|tokens| *tokens >= 4);
+    read.ok_or_else(|| format!("it must be a whole number within 4..={MOST}"))
+}
+
 /// A finite number within two bounds.
 fn number<const LEAST: i32, const MOST: i32>(text: &str) -> Result<f32, String> {
     let good = |number: &f32| (LEAST as f32..=MOST as f32).contains(number);
@@ -281,6 +374,29 @@ mod tests {
         let scheduler = &config.scheduler;
         assert_eq!((scheduler.sequences, scheduler.step_tokens), (2, 64));
         assert_eq!((scheduler.context_tokens, config.log.level.as_str()), (128, "warn"));
+    }
+
+    #[test]
+    fn bench_takes_a_model_or_a_part() {
+        let bench = |args: &str| match Cli::try_parse_from(args.split_whitespace()) {
+            Ok(Cli { command: Command::Bench(args) }) => Ok(args),
+            Ok(_) => panic!("bench was asked for"),
+            Err(error) => Err(error.to_string()),
+        };
+        let model = bench("kvant bench tiny --concurrency 2").unwrap();
+        assert_eq!(model.settings.positional.as_deref(), Some("tiny"));
+        assert!(model.part.is_none());
+        assert!(bench("kvant bench --json").unwrap().part.is_none());
+        let kernels = bench("kvant bench kernels --context 128,256 --widths tq4,k8v4 --threads 1");
+        let Some(BenchPart::Kernels(args)) = kernels.unwrap().part else {
+            panic!("kernels were asked for");
+        };
+        let widths: Vec<_> = args.widths.iter().map(ToString::to_string).collect();
+        assert_eq!((args.context, widths), (vec![128, 256], vec!["tq4".into(), "k8v4".to_owned()]));
+        assert_eq!((args.threads, args.dim, args.batch), (Some(1), 128, vec![1, 8]));
+        for wrong in ["tiny kernels", "--json kernels", "kernels --widths tq5", "kernels --dim 0"] {
+            assert!(bench(&format!("kvant bench {wrong}")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

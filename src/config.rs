@@ -58,6 +58,13 @@ pub(crate) enum LoadFormat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CacheConfig {
+    pub(crate) preset: String,
+    pub(crate) key_bits: usize,
+    pub(crate) value_bits: usize,
+    pub(crate) bits: String,
+    pub(crate) layers: String,
+    pub(crate) protect: bool,
+    pub(crate) seed: u64,
     pub(crate) tokens: usize,
     pub(crate) memory_fraction: f64,
 }
@@ -116,7 +123,17 @@ impl Default for ModelConfig {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { tokens: 0, memory_fraction: 0.8 }
+        Self {
+            preset: "auto".to_owned(),
+            key_bits: 0,
+            value_bits: 0,
+            bits: String::new(),
+            layers: String::new(),
+            protect: true,
+            seed: 0,
+            tokens: 0,
+            memory_fraction: 0.8,
+        }
     }
 }
 

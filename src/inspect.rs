@@ -20,6 +20,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
         value["memory_plan"] = json!({
             "available_bytes": plan.available_bytes,
             "weight_bytes": plan.weight_bytes,
+            "tail_bytes": plan.tail_bytes,
             "staging_bytes": plan.staging_bytes,
             "staging_tokens": plan.staging_tokens,
             "page_bytes": plan.page_bytes,

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use kvant_engine::memory::{MemoryInputs, MemoryPlan};
 use kvant_engine::{Engine, EngineOptions, Handle, ModelRunner};
-use kvant_kv_cache::{PageStore, Staging};
+use kvant_kv_cache::{
+    CacheShape, PageStore, Staging, Wish, WishError, average_bits, bits, layer_presets,
+};
 use kvant_models::{Decoder, ModelFiles};
 use tracing::level_filters::LevelFilter;
 
-use crate::config::{Config, LoadFormat, LogConfig, LogFormat};
+use crate::config::{CacheConfig, Config, LoadFormat, LogConfig, LogFormat};
 use crate::facts::{Facts, cache_shape};
 use crate::{fetch, machine, progress};
 
@@ -23,6 +25,7 @@ pub(crate) struct Opened {
     pub(crate) files: ModelFiles,
     pub(crate) facts: Facts,
     pub(crate) plan: MemoryPlan,
+    shape: CacheShape,
     load_format: LoadFormat,
 }
 
@@ -35,20 +38,21 @@ pub(crate) fn open(config: &Config) -> Result<Opened> {
         LoadFormat::Dummy => ModelFiles::open_config_only(&fetched.path)?,
     };
     let name = fetched.name.unwrap_or_else(|| files.name().to_owned());
-    let facts = Facts::of(&files, &name)?;
-    let plan = plan(config, &files)?;
-    Ok(Opened { files, facts, plan, load_format: model.load_format })
+    let shape = cache_shape(&files.spec()?, &wish(&config.cache)?)?;
+    let facts = Facts::of(&files, &name, &shape)?;
+    let plan = plan(config, &files, &shape)?;
+    Ok(Opened { files, facts, plan, shape, load_format: model.load_format })
 }
 
 /// Lays out the memory; the error says what to change if it does not fit.
-fn plan(config: &Config, files: &ModelFiles) -> Result<MemoryPlan> {
+fn plan(config: &Config, files: &ModelFiles, shape: &CacheShape) -> Result<MemoryPlan> {
     let spec = files.spec()?;
     let scheduler = &config.scheduler;
     let available = machine::available_bytes()?;
     Ok(MemoryPlan::new(&MemoryInputs {
         available_bytes: (available as f64 * config.cache.memory_fraction) as u64,
         weight_bytes: files.total_bytes(),
-        shape: cache_shape(&spec),
+        shape: shape.clone(),
         spec: &spec,
         context_tokens: nonzero(scheduler.context_tokens),
         cache_tokens: nonzero(config.cache.tokens),
@@ -56,6 +60,18 @@ fn plan(config: &Config, files: &ModelFiles) -> Result<MemoryPlan> {
         sequences: scheduler.sequences,
         step_tokens: scheduler.step_tokens,
     })?)
+}
+
+/// What the user asked of the cache.
+fn wish(cache: &CacheConfig) -> Result<Wish, WishError> {
+    let average = (!cache.bits.is_empty()).then(|| average_bits(&cache.bits)).transpose()?;
+    Ok(Wish {
+        preset: cache.preset.parse()?,
+        key_bits: bits(cache.key_bits)?.or(average.map(|widths| widths.keys)),
+        value_bits: bits(cache.value_bits)?.or(average.map(|widths| widths.values)),
+        protect: cache.protect,
+        layers: layer_presets(&cache.layers)?,
+    })
 }
 
 /// In the configuration 0 stands for "choose".
@@ -69,11 +85,11 @@ impl Opened {
         let start = Instant::now();
         let decoder = self.decoder()?;
         tracing::info!("weights loaded in {:.1} s", start.elapsed().as_secs_f64());
-        let shape = cache_shape(decoder.spec());
         let plan = &self.plan;
-        let store = PageStore::new(&shape, plan.cache_pages);
-        let staging = Staging::new(&shape, plan.staging_tokens);
         let scheduler = &config.scheduler;
+        let room = (plan.cache_pages, scheduler.sequences);
+        let store = PageStore::new(&self.shape, room, config.cache.seed);
+        let staging = Staging::new(&self.shape, plan.staging_tokens);
         let options = EngineOptions {
             sequences: scheduler.sequences,
             step_tokens: scheduler.step_tokens,
@@ -88,7 +104,8 @@ impl Opened {
         Ok(Engine::start(ModelRunner::new(decoder, store, staging), options))
     }
 
-    fn decoder(&self) -> Result<Decoder> {
+    /// Reads the weights, with a bar.
+    pub(crate) fn decoder(&self) -> Result<Decoder> {
         if self.load_format == LoadFormat::Dummy {
             return Ok(self.files.load_dummy(DUMMY_SEED)?);
         }

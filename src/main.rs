@@ -4,6 +4,7 @@
 mod chat;
 mod cli;
 mod config;
+mod eval;
 mod facts;
 mod fetch;
 mod generate;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => measure::run(&args),
+        Command::Eval(args) => eval::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

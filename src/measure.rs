@@ -1,14 +1,20 @@
-//! `kvant bench`: offline throughput of the engine, without HTTP and without text.
+//! `kvant bench`: offline throughput of the engine, without HTTP and without text; or the kernels
+//! of the packed cache, without a model.
 
+use std::fmt::Display;
 use std::io::Write;
 
 use anyhow::Result;
-use kvant_bench::{Load, Table, offline};
+use kvant_bench::{HeadShape, KernelLoad, Load, Table, kernels, offline};
+use serde::Serialize;
 
-use crate::cli::BenchArgs;
-use crate::load;
+use crate::cli::{BenchArgs, BenchPart, KernelArgs};
+use crate::{load, machine};
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(BenchPart::Kernels(args)) = &args.part {
+        return run_kernels(args);
+    }
     let mut config = args.settings.config()?;
     let most = args.concurrency.iter().copied().max().unwrap_or(1) as usize;
     // The measurement is of so many streams at once, not of the queue.
@@ -28,9 +34,33 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             },
         )?);
     }
+    print(&table, args.json)
+}
+
+fn run_kernels(args: &KernelArgs) -> Result<()> {
+    let threads = args.threads.map_or_else(machine::physical_cores, |threads| threads as usize);
+    let shape = HeadShape {
+        kv_heads: args.kv_heads as usize,
+        group: args.group as usize,
+        dim: args.dim as usize,
+    };
+    let table = kernels(&KernelLoad {
+        shape,
+        widths: args.widths.clone(),
+        batches: args.batch.clone(),
+        contexts: args.context.clone(),
+        rounds: args.rounds,
+        threads,
+        seed: args.seed,
+        free_bytes: machine::available_bytes()?,
+    })?;
+    print(&table, args.json)
+}
+
+fn print<T: Display + Serialize>(table: &T, json: bool) -> Result<()> {
     let mut out = std::io::stdout();
-    if args.json {
-        writeln!(out, "{:#}", serde_json::to_value(&table)?)?;
+    if json {
+        writeln!(out, "{:#}", serde_json::to_value(table)?)?;
     } else {
         write!(out, "{table}")?;
     }

@@ -11,7 +11,15 @@ pub(crate) fn shown() -> bool {
 
 /// A bar of bytes; invisible if stderr is no terminal.
 pub(crate) fn bytes(message: &str) -> ProgressBar {
-    let template = "{msg} [{wide_bar}] {bytes}/{total_bytes} ({eta})";
+    bar(message, "{msg} [{wide_bar}] {bytes}/{total_bytes} ({eta})")
+}
+
+/// A bar of tokens; invisible if stderr is no terminal.
+pub(crate) fn tokens(message: &str) -> ProgressBar {
+    bar(message, "{msg} [{wide_bar}] {pos}/{len} tokens ({eta})")
+}
+
+fn bar(message: &str, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a constant");
     let bar = if shown() { ProgressBar::new(0) } else { ProgressBar::hidden() };
     bar.with_style(style).with_message(message.to_owned())

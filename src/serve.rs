@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use kvant_engine::Handle;
-use kvant_server::{App, ModelCard, ServerOptions};
+use kvant_server::{App, CacheCard, ModelCard, ServerOptions};
 
 use crate::cli::ServeArgs;
 use crate::config::{Config, ServerConfig};
@@ -21,6 +21,11 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let listener = bind(&config.server)?;
     load::prepare(&config, false)?;
     let opened = load::open(&config)?;
+    let (bytes, dense) = (opened.facts.cache_bytes_per_token, opened.facts.dense_bytes_per_token);
+    tracing::info!("cache: {bytes} bytes a token, {dense} in 16 bits; by layer:");
+    for line in opened.facts.cache_table() {
+        tracing::info!("cache: {line}");
+    }
     tracing::info!("memory plan: {}", opened.plan);
     let words = Words::load(&opened.files)?;
     let handle = opened.start(&config)?;
@@ -54,6 +59,11 @@ fn app(config: &Config, opened: &Opened, words: Words, handle: Handle) -> App {
             created: now.as_secs(),
             max_model_len: handle.limits().context_tokens,
             eos_tokens: opened.files.eos_tokens(),
+            cache: CacheCard {
+                bytes_per_token: opened.facts.cache_bytes_per_token,
+                bits_per_element: opened.facts.cache_bits_per_element(),
+                layers: opened.facts.cache_table(),
+            },
         },
         handle,
         tokenizer: words.tokenizer,

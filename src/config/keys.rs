@@ -15,6 +15,10 @@ pub(super) struct Key {
 pub(super) enum Bound {
     /// Any text but an empty one.
     Text,
+    /// Any text; what it means is checked where it is used.
+    Any,
+    /// true or false.
+    Flag,
     /// One of some words.
     OneOf(&'static [&'static str]),
     /// A whole number, both ends included.
@@ -25,16 +29,25 @@ pub(super) enum Bound {
 
 const MANY: i64 = 1_000_000_000;
 
+const PRESETS: [&str; 8] = ["auto", "f16", "tq8", "k8v4", "tq4", "k4v3", "tq3", "tq2"];
+
 const fn key(section: &'static str, name: &'static str, bound: Bound) -> Key {
     Key { section, name, bound }
 }
 
 /// In the order of `config/default.toml`.
-pub(super) const KEYS: [Key; 19] = [
+pub(super) const KEYS: [Key; 26] = [
     key("model", "name", Bound::Text),
     key("model", "revision", Bound::Text),
     key("model", "load_format", Bound::OneOf(&["auto", "dummy"])),
     key("model", "threads", Bound::Integer(0, 1024)),
+    key("cache", "preset", Bound::OneOf(&PRESETS)),
+    key("cache", "key_bits", Bound::Integer(0, 8)),
+    key("cache", "value_bits", Bound::Integer(0, 8)),
+    key("cache", "bits", Bound::Any),
+    key("cache", "layers", Bound::Any),
+    key("cache", "protect", Bound::Flag),
+    key("cache", "seed", Bound::Integer(0, i64::MAX)),
     key("cache", "tokens", Bound::Integer(0, MANY)),
     key("cache", "memory_fraction", Bound::Number(0.05, 1.0)),
     key("scheduler", "context_tokens", Bound::Integer(0, MANY)),
@@ -71,6 +84,8 @@ impl Bound {
             (Self::Text, Value::String(text)) if !text.trim().is_empty() => {
                 Some(Value::String(text))
             }
+            (Self::Any, Value::String(text)) => Some(Value::String(text)),
+            (Self::Flag, Value::Boolean(flag)) => Some(Value::Boolean(flag)),
             (Self::OneOf(words), Value::String(text)) if words.contains(&text.as_str()) => {
                 Some(Value::String(text))
             }
@@ -91,7 +106,8 @@ impl Bound {
         let number = match self {
             Self::Integer(..) => text.parse().ok().map(Value::Integer),
             Self::Number(..) => text.parse().ok().map(Value::Float),
-            Self::Text | Self::OneOf(_) => None,
+            Self::Flag => text.parse().ok().map(Value::Boolean),
+            Self::Text | Self::Any | Self::OneOf(_) => None,
         };
         number.unwrap_or_else(|| Value::String(text.to_owned()))
     }
@@ -101,6 +117,8 @@ impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Text => write!(f, "a text that is not empty"),
+            Self::Any => write!(f, "a text"),
+            Self::Flag => write!(f, "true or false"),
             Self::OneOf(words) => write!(f, "one of: {}", words.join(", ")),
             Self::Integer(least, most) => write!(f, "a whole number within {least}..={most}"),
             Self::Number(least, most) => write!(f, "a number within {least}..={most}"),

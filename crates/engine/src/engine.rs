@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::handle::{Handle, Limits, Shared, Submission};
 use crate::pace::Pace;
-use crate::queue::Place;
+use crate::queue::Ticket;
 use crate::request::{FinishReason, SeqId, TokenEvent};
 use crate::runner::{RunError, Runner};
 use crate::scheduler::{Emit, Scheduler, SchedulerLimits};
@@ -57,7 +57,7 @@ pub struct Engine<R> {
 struct Client {
     events: mpsc::UnboundedSender<TokenEvent>,
     /// Until the first admission.
-    place: Option<Place>,
+    ticket: Option<Ticket>,
     submitted: Instant,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
@@ -172,10 +172,15 @@ impl<R: Runner + 'static> Engine<R> {
         }
     }
 
-    fn submit(&mut self, Submission { request, events, place, at }: Submission) {
+    fn submit(&mut self, Submission { request, events, ticket, at }: Submission) {
         let seq = self.scheduler.submit(request);
-        let client =
-            Client { events, place: Some(place), submitted: at, admitted: None, first_token: None };
+        let client = Client {
+            events,
+            ticket: Some(ticket),
+            submitted: at,
+            admitted: None,
+            first_token: None,
+        };
         self.clients.insert(seq, client);
     }
 
@@ -200,7 +205,7 @@ impl<R: Runner + 'static> Engine<R> {
     fn admitted(&mut self, step: &Step) {
         for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
             let Some(client) = self.clients.get_mut(&chunk.seq) else { continue };
-            if client.place.take().is_some() {
+            if client.ticket.take().is_some() {
                 client.admitted = Some(Instant::now());
                 let prompt = u64::from(chunk.total);
                 self.shared.figures.prompt_tokens.fetch_add(prompt, Relaxed);

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::figures::{Figures, Gauges};
 use crate::heartbeat::Heartbeat;
-use crate::queue::{Place, Queue};
+use crate::queue::{Queue, Ticket};
 use crate::request::{GenerateRequest, Rejected, TokenEvent};
 
 /// Bounds that hold for the life of the engine.
@@ -48,7 +48,7 @@ pub(crate) struct Submission {
     /// Where its events go; closed when the client has left.
     pub(crate) events: mpsc::UnboundedSender<TokenEvent>,
     /// Given back when the sequence is admitted or gone.
-    pub(crate) place: Place,
+    pub(crate) ticket: Ticket,
     /// When it came.
     pub(crate) at: Instant,
 }
@@ -110,9 +110,9 @@ impl Handle {
             return Err(Rejected::Closing);
         }
         self.check(&request)?;
-        let place = Queue::enter(&self.shared.queue, request.prompt.len())?;
+        let ticket = Queue::enter(&self.shared.queue, request.prompt.len())?;
         let (events, receiver) = mpsc::unbounded_channel();
-        let submission = Submission { request, events, place, at: Instant::now() };
+        let submission = Submission { request, events, ticket, at: Instant::now() };
         self.submissions.send(submission).map_err(|_| Rejected::Dead)?;
         Ok(TokenStream { events: receiver })
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use kvant_kv_cache::{CacheShape, PAGE_TOKENS, page_bytes, pages_for};
+use kvant_kv_cache::{CacheShape, PAGE_TOKENS, pages_for};
 use kvant_models::DecoderSpec;
 
 use crate::runner::LOGIT_ROWS;
@@ -40,6 +40,8 @@ pub struct MemoryPlan {
     pub weight_bytes: u64,
     /// Activations, logits and buffers of a step.
     pub workspace_bytes: u64,
+    /// 16-bit keys and values of each sequence's newest tokens, where pages are packed.
+    pub tail_bytes: u64,
     /// 16-bit keys and values of prompts in prefill.
     pub staging_bytes: u64,
     /// The same in tokens, whole pages.
@@ -126,11 +128,11 @@ impl MemoryPlan {
     pub fn new(inputs: &MemoryInputs<'_>) -> Result<Self, MemoryError> {
         let MemoryInputs { available_bytes, weight_bytes, .. } = *inputs;
         let workspace_bytes = workspace_bytes(inputs.spec, inputs.step_tokens);
-        let page_bytes = page_bytes(&inputs.shape).max(1);
-        // Staging is 16-bit, as dense pages are.
-        let tile_bytes: u64 =
-            inputs.shape.layers.iter().map(|layer| 4 * layer.page_len() as u64).sum();
-        let left = available_bytes.saturating_sub(weight_bytes.saturating_add(workspace_bytes));
+        let page_bytes = inputs.shape.page_bytes().max(1);
+        let tile_bytes = inputs.shape.dense_page_bytes();
+        let tail_bytes = inputs.shape.tail_bytes().saturating_mul(inputs.sequences as u64);
+        let fixed_bytes = weight_bytes.saturating_add(workspace_bytes).saturating_add(tail_bytes);
+        let left = available_bytes.saturating_sub(fixed_bytes);
         let most = (left / (page_bytes + tile_bytes)) as usize * PAGE_TOKENS;
         if most == 0 {
             return Err(MemoryError::Model { weight_bytes, workspace_bytes, available_bytes });
@@ -160,6 +162,7 @@ impl MemoryPlan {
             available_bytes,
             weight_bytes,
             workspace_bytes,
+            tail_bytes,
             staging_bytes,
             staging_tokens,
             page_bytes,
@@ -182,7 +185,7 @@ impl MemoryPlan {
     /// All of it.
     pub fn total_bytes(&self) -> u64 {
         let cache = self.page_bytes.saturating_mul(self.cache_pages as u64);
-        [self.weight_bytes, self.workspace_bytes, self.staging_bytes]
+        [self.weight_bytes, self.workspace_bytes, self.tail_bytes, self.staging_bytes]
             .iter()
             .fold(cache, |sum, part| sum.saturating_add(*part))
     }
@@ -228,10 +231,11 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "weights {}, workspace {}, staging {} ({} tokens), cache {} ({} tokens in {} \
-             pages); {} of {}; context {} tokens",
+            "weights {}, workspace {}, tails {}, staging {} ({} tokens), cache {} ({} tokens in \
+             {} pages); {} of {}; context {} tokens",
             Bytes(self.weight_bytes),
             Bytes(self.workspace_bytes),
+            Bytes(self.tail_bytes),
             Bytes(self.staging_bytes),
             self.staging_tokens,
             Bytes(self.page_bytes * self.cache_pages as u64),

@@ -22,7 +22,7 @@ pub(crate) struct Waiting {
 
 /// One request's part of the queue, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Ticket {
     queue: Arc<Queue>,
     tokens: usize,
 }
@@ -33,8 +33,8 @@ impl Queue {
         Arc::new(Self { requests, tokens, waiting: Mutex::default() })
     }
 
-    /// Takes a place for a prompt, or says how full the queue is.
-    pub(crate) fn enter(queue: &Arc<Self>, tokens: usize) -> Result<Place, Rejected> {
+    /// Takes a ticket for a prompt, or says how full the queue is.
+    pub(crate) fn enter(queue: &Arc<Self>, tokens: usize) -> Result<Ticket, Rejected> {
         let mut waiting = queue.lock();
         if waiting.requests >= queue.requests || waiting.tokens + tokens > queue.tokens {
             return Err(Rejected::QueueFull {
@@ -44,7 +44,7 @@ impl Queue {
         }
         waiting.requests += 1;
         waiting.tokens += tokens;
-        Ok(Place { queue: queue.clone(), tokens })
+        Ok(Ticket { queue: queue.clone(), tokens })
     }
 
     /// What waits now.
@@ -57,7 +57,7 @@ impl Queue {
     }
 }
 
-impl Drop for Place {
+impl Drop for Ticket {
     fn drop(&mut self) {
         let mut waiting = self.queue.lock();
         waiting.requests -= 1;

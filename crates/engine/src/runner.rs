@@ -1,6 +1,9 @@
 //! `Runner`, what the engine asks of a model, and `ModelRunner`, a decoder with its cache.
 
 mod attend;
+mod teacher;
+
+use std::sync::Arc;
 
 use candle_core::{Device, Storage, Tensor};
 use kvant_kv_cache::{PageStore, Staging};
@@ -9,8 +12,10 @@ use kvant_models::Decoder;
 use crate::heartbeat::Heartbeat;
 use crate::request::{SeqId, TokenLogprob};
 use crate::sampler::{self, Choice};
-use crate::step::{PrefillChunk, PromptLogprobs, SampleRow, Sampled, Step};
+use crate::step::{PromptLogprobs, SampleRow, Sampled, Step};
 use attend::StepAttend;
+
+pub use teacher::{Reading, Teacher, Window};
 
 /// Rows of logits made at once: bounds the memory that they take.
 pub(crate) const LOGIT_ROWS: usize = 64;
@@ -39,15 +44,35 @@ pub trait Runner: Send {
 /// A decoder, the pages of all sequences, and the staging of those in prefill.
 #[derive(Debug)]
 pub struct ModelRunner {
-    decoder: Decoder,
+    decoder: Arc<Decoder>,
     store: PageStore,
     staging: Staging,
 }
 
 impl ModelRunner {
     /// Joins a decoder to a cache of its shape.
-    pub fn new(decoder: Decoder, store: PageStore, staging: Staging) -> Self {
-        Self { decoder, store, staging }
+    pub fn new(decoder: impl Into<Arc<Decoder>>, store: PageStore, staging: Staging) -> Self {
+        Self { decoder: decoder.into(), store, staging }
+    }
+
+    /// Hidden states of a step's tokens, `[tokens, hidden]`; their keys and values are kept.
+    fn forward(&mut self, step: &Step, alive: &Heartbeat) -> Result<Tensor, RunError> {
+        for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
+            self.staging.open(chunk.seq.0, chunk.total as usize)?;
+        }
+        let tokens = Tokens::of(step);
+        let mut attend = StepAttend {
+            step,
+            layers: &self.decoder.spec().layers,
+            store: &mut self.store,
+            staging: &mut self.staging,
+            alive,
+        };
+        let hidden = self.decoder.forward(&tokens.ids, &tokens.positions, &mut attend)?;
+        for chunk in step.prefill.iter().filter(|chunk| chunk.is_last()) {
+            self.staging.close(chunk.seq.0);
+        }
+        Ok(hidden)
     }
 
     /// Logits of some rows of `hidden`, `LOGIT_ROWS` at a time; `each` gets the index in `rows` and
@@ -82,36 +107,11 @@ impl ModelRunner {
             sampler::score(logits, asked.targets[index], asked.top)
         })
     }
-
-    fn complete(&mut self, chunk: &PrefillChunk, pages: &[u32]) -> Result<(), RunError> {
-        let (seq, length) = (chunk.seq.0, chunk.total as usize);
-        for layer in 0..self.decoder.spec().layers.len() {
-            self.store.ingest(layer, (&self.staging, seq), length, pages)?;
-        }
-        self.staging.close(seq);
-        Ok(())
-    }
 }
 
 impl Runner for ModelRunner {
     fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
-        for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
-            self.staging.open(chunk.seq.0, chunk.total as usize)?;
-        }
-        let tokens = Tokens::of(step);
-        let mut attend = StepAttend {
-            step,
-            layers: &self.decoder.spec().layers,
-            store: &mut self.store,
-            staging: &mut self.staging,
-            alive,
-        };
-        let hidden = self.decoder.forward(&tokens.ids, &tokens.positions, &mut attend)?;
-        for chunk in &step.prefill {
-            if let Some(completion) = &chunk.completion {
-                self.complete(chunk, &completion.pages)?;
-            }
-        }
+        let hidden = self.forward(step, alive)?;
         let rows = sampled_rows(step);
         let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
         let choices =
@@ -120,7 +120,7 @@ impl Runner for ModelRunner {
         for (row, choice) in rows.iter().zip(choices) {
             sampled.push(result(row.seq, Vec::new(), choice));
         }
-        let mut first = step.decode.len();
+        let mut first = step.decode.iter().map(|row| row.tokens.len()).sum();
         for chunk in &step.prefill {
             if let Some(asked) = &chunk.prompt_logprobs {
                 alive.beat();
@@ -153,11 +153,12 @@ struct Tokens {
 
 impl Tokens {
     fn of(step: &Step) -> Self {
-        let mut ids: Vec<u32> = step.decode.iter().map(|row| row.token).collect();
-        let mut positions: Vec<u32> = step.decode.iter().map(|row| row.position).collect();
-        for chunk in &step.prefill {
-            ids.extend(&chunk.tokens);
-            positions.extend(chunk.start..chunk.start + chunk.tokens.len() as u32);
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        let rows = step.decode.iter().map(|row| (&row.tokens, row.position));
+        let chunks = step.prefill.iter().map(|chunk| (&chunk.tokens, chunk.start));
+        for (tokens, start) in rows.chain(chunks) {
+            ids.extend(tokens);
+            positions.extend(start..start + tokens.len() as u32);
         }
         Self { ids, positions }
     }
@@ -172,17 +173,14 @@ struct Sampling<'a> {
 }
 
 fn sampled_rows(step: &Step) -> Vec<Sampling<'_>> {
-    let decode = (0..).zip(&step.decode);
-    let mut rows: Vec<_> =
-        decode.map(|(at, row)| Sampling { seq: row.seq, at, sample: &row.sample }).collect();
-    let mut end = step.decode.len() as u32;
-    for chunk in &step.prefill {
-        end += chunk.tokens.len() as u32;
-        if let Some(completion) = &chunk.completion {
-            rows.push(Sampling { seq: chunk.seq, at: end - 1, sample: &completion.sample });
-        }
-    }
-    rows
+    let rows = step.decode.iter().map(|row| (row.seq, row.tokens.len(), &row.sample));
+    let chunks = step.prefill.iter().map(|chunk| (chunk.seq, chunk.tokens.len(), &chunk.sample));
+    let mut end = 0;
+    let samples = rows.chain(chunks).filter_map(|(seq, tokens, sample)| {
+        end += tokens as u32;
+        Some(Sampling { seq, at: end - 1, sample: sample.as_ref()? })
+    });
+    samples.collect()
 }
 
 /// The numbers of a tensor, moved out if it is their only owner's.

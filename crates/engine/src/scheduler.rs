@@ -10,7 +10,7 @@ use kvant_kv_cache::{PagePool, pages_for};
 
 use crate::request::{FinishReason, GenerateRequest, SeqId, TokenEvent, Usage};
 use crate::sequence::{Phase, PhaseKind, Sequence};
-use crate::step::{Sampled, Step};
+use crate::step::{Place, Sampled, Step};
 
 /// Prompt tokens that a step takes at least, however many rows decode: prompts must go on too.
 const MIN_PREFILL_TOKENS: usize = 16;
@@ -41,6 +41,8 @@ pub struct Scheduler {
     limits: SchedulerLimits,
     pool: PagePool,
     tiles_used: usize,
+    /// Numbers of tails that no sequence has.
+    tails: Vec<u32>,
     /// Oldest first; preempted ones are older than all that were never admitted.
     waiting: VecDeque<Sequence>,
     /// In prefill or decode, oldest first.
@@ -55,6 +57,7 @@ impl Scheduler {
     pub fn new(limits: SchedulerLimits) -> Self {
         Self {
             pool: PagePool::new(limits.cache_pages),
+            tails: (0..limits.sequences as u32).rev().collect(),
             limits,
             tiles_used: 0,
             waiting: VecDeque::new(),
@@ -90,7 +93,8 @@ impl Scheduler {
             }
             index += 1;
         }
-        let left = budget_tokens.saturating_sub(step.decode.len());
+        let decoded: usize = step.decode.iter().map(|row| row.tokens.len()).sum();
+        let left = budget_tokens.saturating_sub(decoded);
         let mut left = left.max(MIN_PREFILL_TOKENS);
         let mut index = 0;
         while left > 0 && (index < self.running.len() || self.admit()) {
@@ -111,10 +115,10 @@ impl Scheduler {
         let needed = pages_for(self.running[index].len());
         while self.running[index].pages().len() < needed {
             if let Some(page) = self.pool.alloc() {
-                let Phase::Decode { pages } = &mut self.running[index].phase else {
+                let Phase::Decode { place, .. } = &mut self.running[index].phase else {
                     unreachable!("only decode rows grow")
                 };
-                pages.push(page);
+                place.pages.push(page);
                 continue;
             }
             self.preempt_youngest();
@@ -127,10 +131,7 @@ impl Scheduler {
 
     fn preempt_youngest(&mut self) {
         let mut sequence = self.running.pop().expect("the row that grows is running");
-        self.tiles_used -= sequence.tiles();
-        for page in sequence.preempt() {
-            self.pool.release(page);
-        }
+        self.free(&mut sequence);
         self.preempted.push(sequence.id);
         self.waiting.push_front(sequence);
     }
@@ -140,10 +141,9 @@ impl Scheduler {
     /// into, lest it be preempted at once.
     fn admit(&mut self) -> bool {
         let Some(sequence) = self.waiting.front() else { return false };
-        let total = sequence.len();
-        let tiles = self.tiles_used + pages_for(total);
-        let pages = pages_for(total);
-        let spare = pages_for(total + 1) - pages + self.running.len();
+        let tiles = self.tiles_used + pages_for(sequence.prompt_len());
+        let pages = pages_for(sequence.len());
+        let spare = pages_for(sequence.len() + 1) - pages + self.running.len();
         let alone = self.running.is_empty();
         if self.running.len() >= self.limits.sequences
             || tiles > self.limits.staging_tiles
@@ -152,19 +152,24 @@ impl Scheduler {
             return false;
         }
         let pages = (0..pages).map(|_| self.pool.alloc().expect("counted above")).collect();
+        let tail = self.tails.pop().expect("there are as many as sequences may run");
         self.tiles_used = tiles;
         let mut sequence = self.waiting.pop_front().expect("seen above");
-        sequence.phase = Phase::Prefill { done: 0, total, pages };
+        sequence.phase = Phase::Prefill { done: 0, place: Place { pages, tail } };
         self.running.push(sequence);
         true
     }
 
     /// Takes the results of a planned step; finished sequences give their pages back.
     pub fn commit(&mut self, step: &Step, sampled: Vec<Sampled>) -> Vec<Emit> {
-        for chunk in &step.prefill {
-            let running = self.running.iter_mut().find(|running| running.id == chunk.seq);
-            if let Some(Sequence { phase: Phase::Prefill { done, .. }, .. }) = running {
-                *done += chunk.tokens.len();
+        let decoded = step.decode.iter().map(|row| (row.seq, row.tokens.len()));
+        let chunks = step.prefill.iter().map(|chunk| (chunk.seq, chunk.tokens.len()));
+        for (seq, tokens) in decoded.chain(chunks) {
+            let running = self.running.iter_mut().find(|running| running.id == seq);
+            let Some(running) = running else { continue };
+            let tiles = running.tiles();
+            if running.advance(tokens) {
+                self.tiles_used -= tiles;
             }
         }
         let mut emits = Vec::new();
@@ -182,16 +187,12 @@ impl Scheduler {
         let seq = sequence.id;
         let mut emit = |event| emits.push(Emit { seq, event });
         sequence.prompt_scores.extend(result.prompt);
-        if let Phase::Prefill { done, total, pages } = &mut sequence.phase {
-            if done < total {
-                return;
-            }
-            self.tiles_used -= pages_for(*total);
-            sequence.phase = Phase::Decode { pages: std::mem::take(pages) };
-            let scores = std::mem::take(&mut sequence.prompt_scores);
-            if !scores.is_empty() {
-                emit(TokenEvent::Prompt(scores));
-            }
+        if sequence.kind() == PhaseKind::Prefill {
+            return;
+        }
+        let scores = std::mem::take(&mut sequence.prompt_scores);
+        if !scores.is_empty() {
+            emit(TokenEvent::Prompt(scores));
         }
         let Some(token) = result.token else {
             emit(TokenEvent::Failed("the model gave no finite logits for this sequence".into()));
@@ -228,9 +229,16 @@ impl Scheduler {
 
     fn remove(&mut self, index: usize) {
         let mut sequence = self.running.remove(index);
+        self.free(&mut sequence);
+    }
+
+    fn free(&mut self, sequence: &mut Sequence) {
         self.tiles_used -= sequence.tiles();
-        for page in sequence.preempt() {
-            self.pool.release(page);
+        if let Some(place) = sequence.preempt() {
+            self.tails.push(place.tail);
+            for page in place.pages {
+                self.pool.release(page);
+            }
         }
     }
 
@@ -275,6 +283,11 @@ impl Scheduler {
         for (page, held) in held.into_iter().enumerate() {
             assert_eq!(self.pool.owners(page as u32), held, "owners of page {page}");
         }
+        let places = self.running.iter().filter_map(Sequence::place);
+        let mut tails: Vec<u32> =
+            places.map(|place| place.tail).chain(self.tails.clone()).collect();
+        tails.sort_unstable();
+        assert!(tails.iter().copied().eq(0..self.limits.sequences as u32), "tails, each once");
         let tiles: usize = self.running.iter().map(Sequence::tiles).sum();
         assert_eq!(tiles, self.tiles_used, "staging tiles held");
         assert!(tiles <= self.limits.staging_tiles && self.running.len() <= self.limits.sequences);

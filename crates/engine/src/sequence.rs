@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use kvant_kv_cache::{PageList, pages_for};
+use kvant_kv_cache::{PAGE_TOKENS, pages_for};
 
 use crate::request::{
     FinishReason, GenerateRequest, SamplingParams, SeqId, StopRules, TokenId, TokenLogprob,
 };
-use crate::step::{Completion, DecodeRow, PrefillChunk, PromptLogprobs, SampleRow};
+use crate::step::{DecodeRow, Place, PrefillChunk, PromptLogprobs, SampleRow};
+
+/// Known tokens that a step computes again at most: as many as attention takes at once.
+pub(crate) const REPLAY_TOKENS: usize = 16;
 
 /// A request under way.
 #[derive(Debug)]
@@ -29,11 +32,11 @@ pub(crate) struct Sequence {
 pub(crate) enum Phase {
     /// Holds nothing: not yet admitted, or preempted.
     Waiting,
-    /// Its first `done` tokens are in staging, which has room for `total`; `pages` are reserved for
-    /// as many.
-    Prefill { done: usize, total: usize, pages: PageList },
-    /// All tokens but the newest are in `pages`.
-    Decode { pages: PageList },
+    /// The first `done` tokens of its prompt are in staging, which has room for all of them.
+    Prefill { done: usize, place: Place },
+    /// Its first `cached` tokens are in `place`; all but the newest one, unless it was preempted
+    /// and its output is being computed again.
+    Decode { cached: usize, place: Place },
 }
 
 /// A `Phase` without what it holds.
@@ -84,72 +87,100 @@ impl Sequence {
         }
     }
 
+    /// What it holds.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        match &self.phase {
+            Phase::Waiting => None,
+            Phase::Prefill { place, .. } | Phase::Decode { place, .. } => Some(place),
+        }
+    }
+
     /// Pages that it holds.
     pub(crate) fn pages(&self) -> &[u32] {
-        match &self.phase {
-            Phase::Waiting => &[],
-            Phase::Prefill { pages, .. } | Phase::Decode { pages } => pages,
-        }
+        self.place().map_or(&[], |place| &place.pages)
     }
 
     /// Staging tiles that it holds.
     pub(crate) fn tiles(&self) -> usize {
         match self.phase {
-            Phase::Prefill { total, .. } => pages_for(total),
+            Phase::Prefill { .. } => pages_for(self.prompt.len()),
             Phase::Waiting | Phase::Decode { .. } => 0,
         }
     }
 
-    /// Back to `Waiting`; returns the pages for the pool.
-    pub(crate) fn preempt(&mut self) -> PageList {
+    /// Back to `Waiting`; returns what it held.
+    pub(crate) fn preempt(&mut self) -> Option<Place> {
         self.preemptions += 1;
         self.prompt_scores.clear();
         match std::mem::replace(&mut self.phase, Phase::Waiting) {
-            Phase::Waiting => PageList::new(),
-            Phase::Prefill { pages, .. } | Phase::Decode { pages } => pages,
+            Phase::Waiting => None,
+            Phase::Prefill { place, .. } | Phase::Decode { place, .. } => Some(place),
         }
     }
 
-    /// The row that computes the newest token.
+    /// The row that computes the newest token, or the next known ones.
     ///
     /// # Panics
     /// If the sequence is in another phase than decode: an error of ours.
     pub(crate) fn decode_row(&self) -> DecodeRow {
-        let Phase::Decode { pages } = &self.phase else {
+        let Phase::Decode { cached, place } = &self.phase else {
             panic!("sequence {} is in no decode phase", self.id.0)
         };
+        let of_page = PAGE_TOKENS - cached % PAGE_TOKENS;
+        let end = self.len().min(cached + of_page.min(REPLAY_TOKENS));
         DecodeRow {
             seq: self.id,
-            token: self.token(self.len() - 1),
-            position: (self.len() - 1) as u32,
-            pages: pages.clone(),
-            sample: self.sample_row(),
+            tokens: (*cached..end).map(|at| self.token(at)).collect(),
+            position: *cached as u32,
+            place: place.clone(),
+            sample: (end == self.len()).then(|| self.sample_row()),
         }
     }
 
-    /// The next part of the prefill, of at most `budget` tokens.
+    /// The next part of the prompt, of at most `budget` tokens.
     ///
     /// # Panics
     /// If the sequence is in another phase than prefill: an error of ours.
     pub(crate) fn chunk(&self, budget: usize) -> PrefillChunk {
-        let Phase::Prefill { done, total, pages } = &self.phase else {
+        let Phase::Prefill { done, place } = &self.phase else {
             panic!("sequence {} is in no prefill phase", self.id.0)
         };
-        let end = (*total).min(done + budget);
+        let total = self.prompt.len();
+        let end = total.min(done + budget);
         // A sequence that is computed again has told its prompt's log-probabilities already.
-        let asked = self.prompt_logprobs.filter(|_| self.output.is_empty());
+        let fresh = self.output.is_empty();
         let targets = |top| PromptLogprobs {
             top,
-            targets: (done + 1..(end + 1).min(*total)).map(|at| self.token(at)).collect(),
+            targets: self.prompt[done + 1..(end + 1).min(total)].to_vec(),
         };
         PrefillChunk {
             seq: self.id,
             start: *done as u32,
-            total: *total as u32,
-            tokens: (*done..end).map(|at| self.token(at)).collect(),
-            prompt_logprobs: asked.map(targets),
-            completion: (end == *total)
-                .then(|| Completion { pages: pages.clone(), sample: self.sample_row() }),
+            total: total as u32,
+            tokens: self.prompt[*done..end].to_vec(),
+            place: place.clone(),
+            prompt_logprobs: self.prompt_logprobs.filter(|_| fresh).map(targets),
+            sample: (end == total && fresh).then(|| self.sample_row()),
+        }
+    }
+
+    /// Takes note of computed tokens; true if the prompt is complete with them.
+    pub(crate) fn advance(&mut self, tokens: usize) -> bool {
+        match &mut self.phase {
+            Phase::Waiting => false,
+            Phase::Decode { cached, .. } => {
+                *cached += tokens;
+                false
+            }
+            Phase::Prefill { done, place } => {
+                *done += tokens;
+                let complete = *done == self.prompt.len();
+                if complete {
+                    let place = std::mem::take(place);
+                    self.phase = Phase::Decode { cached: self.prompt.len(), place };
+                }
+                complete
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::request::{SamplingParams, SeqId, TokenId, TokenLogprob};
 /// once.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
-    /// One new token for each running sequence.
+    /// New tokens of running sequences.
     pub decode: Vec<DecodeRow>,
     /// Parts of prompts.
     pub prefill: Vec<PrefillChunk>,
@@ -23,14 +23,15 @@ pub struct Step {
 pub struct DecodeRow {
     /// The sequence.
     pub seq: SeqId,
-    /// Its newest token, whose K and V this step computes.
-    pub token: TokenId,
-    /// The token's position; its page is `pages[position / PAGE_TOKENS]`.
+    /// Tokens whose K and V this step computes, all of one page: the newest one, or, after a
+    /// preemption, several that were generated before.
+    pub tokens: Vec<TokenId>,
+    /// The first token's position.
     pub position: u32,
-    /// The sequence's pages, in order, with room for `position`.
-    pub pages: PageList,
-    /// How the next token is chosen.
-    pub sample: SampleRow,
+    /// Where the sequence's keys and values are.
+    pub place: Place,
+    /// How the next token is chosen; `None` if it is known already.
+    pub sample: Option<SampleRow>,
 }
 
 /// Consecutive tokens of one prompt.
@@ -40,15 +41,33 @@ pub struct PrefillChunk {
     pub seq: SeqId,
     /// Position of the first token; 0 opens the sequence's staging.
     pub start: u32,
-    /// Tokens of the whole prefill, for which staging is opened.
+    /// Tokens of the whole prompt, for which staging is opened; it is closed with the last of them.
     pub total: u32,
     /// The tokens.
     pub tokens: Vec<TokenId>,
+    /// Where the prompt's keys and values go.
+    pub place: Place,
     /// `Some`: log-probabilities of this chunk's successors are asked for.
     pub prompt_logprobs: Option<PromptLogprobs>,
-    /// `Some` in the prompt's last chunk: staging is converted into these pages and a token is
-    /// sampled.
-    pub completion: Option<Completion>,
+    /// `Some` in the prompt's last chunk: how the first token is chosen, unless it is known
+    /// already.
+    pub sample: Option<SampleRow>,
+}
+
+impl PrefillChunk {
+    /// Whether the prompt ends with it.
+    pub fn is_last(&self) -> bool {
+        self.start as usize + self.tokens.len() == self.total as usize
+    }
+}
+
+/// Where a sequence's keys and values are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its pages, in order, with room for the tokens of the step.
+    pub pages: PageList,
+    /// Number of its tail, below the number of sequences.
+    pub tail: u32,
 }
 
 /// Which prompt log-probabilities a chunk reports.
@@ -59,15 +78,6 @@ pub struct PromptLogprobs {
     /// The prompt's tokens at positions `start + 1 ..= start + tokens.len()`, cut at the prompt's
     /// end.
     pub targets: Vec<TokenId>,
-}
-
-/// What ends a prefill.
-#[derive(Clone, Debug)]
-pub struct Completion {
-    /// Pages for every token of the prompt.
-    pub pages: PageList,
-    /// How the first token is chosen.
-    pub sample: SampleRow,
 }
 
 /// Everything that choosing one token needs beside the logits. Pure data, so a preempted sequence
@@ -86,8 +96,8 @@ pub struct SampleRow {
     pub output: Vec<TokenId>,
 }
 
-/// What a step gave for one sequence: one for every decode row, for every chunk with a completion,
-/// and for every chunk with prompt log-probabilities.
+/// What a step gave for one sequence: for every row and chunk that samples, and for every chunk
+/// with prompt log-probabilities.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampled {
     /// The sequence.

@@ -10,19 +10,25 @@ use kvant_engine::{
     Engine, EngineOptions, GenerateRequest, Handle, ModelRunner, SamplingParams, StopRules,
     TokenEvent, TokenLogprob,
 };
-use kvant_kv_cache::{CacheShape, LayerShape, PageStore, Staging};
+use kvant_kv_cache::{LayerShape, LayerTraits, PageStore, Staging, Wish, decide};
 use kvant_models::ModelFiles;
 
 const CONTEXT: usize = 512;
 
-/// An engine with the built-in model and so many pages.
-fn start(cache_pages: usize, step_tokens: usize, sequences: usize) -> Handle {
+/// An engine with the built-in model, a cache preset and so many pages.
+fn start(preset: &str, cache_pages: usize, step_tokens: usize, sequences: usize) -> Handle {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-llama-1m");
     let files = ModelFiles::open(&folder).unwrap();
     let decoder = files.load(&mut |_, _| {}).unwrap();
     let spec = decoder.spec();
-    let layer = LayerShape { kv_heads: spec.heads.kv, dim: spec.heads.dim };
-    let shape = CacheShape { layers: vec![layer; spec.layers.len()] };
+    let layer = LayerTraits {
+        shape: LayerShape { kv_heads: spec.heads.kv, dim: spec.heads.dim },
+        queries_per_key: spec.heads.q / spec.heads.kv,
+        key_bias: false,
+        window: None,
+    };
+    let wish = Wish { preset: preset.parse().unwrap(), ..Wish::default() };
+    let shape = decide(&vec![layer; spec.layers.len()], &wish).unwrap();
     let options = EngineOptions {
         sequences,
         step_tokens,
@@ -34,7 +40,7 @@ fn start(cache_pages: usize, step_tokens: usize, sequences: usize) -> Handle {
         vocab: spec.vocab,
         stall: Duration::from_mins(1),
     };
-    let store = PageStore::new(&shape, cache_pages);
+    let store = PageStore::new(&shape, (cache_pages, sequences), 1);
     Engine::start(ModelRunner::new(decoder, store, Staging::new(&shape, 2 * CONTEXT)), options)
 }
 
@@ -83,28 +89,34 @@ fn outputs(handle: &Handle, numbers: &[usize]) -> Vec<(Vec<u32>, u32)> {
 
 #[test]
 fn tokens_do_not_depend_on_neighbours_chunks_or_preemption() {
-    let roomy = start(200, 512, 16);
     let all: Vec<usize> = (0..16).collect();
-    let alone: Vec<_> = all.iter().map(|number| outputs(&roomy, &[*number]).remove(0)).collect();
-    for (number, (tokens, preemptions)) in alone.iter().enumerate() {
-        assert_eq!((tokens.len(), *preemptions), (120 + number * 4, 0), "{number}");
+    let mut of_presets = Vec::new();
+    for preset in ["f16", "auto", "tq3"] {
+        let roomy = start(preset, 200, 512, 16);
+        let alone: Vec<_> =
+            all.iter().map(|number| outputs(&roomy, &[*number]).remove(0)).collect();
+        for (number, (tokens, preemptions)) in alone.iter().enumerate() {
+            assert_eq!((tokens.len(), *preemptions), (120 + number * 4, 0), "{number}");
+        }
+        let together = outputs(&roomy, &all);
+        assert_eq!(together, alone, "{preset}: sixteen at once");
+        let small_steps = start(preset, 200, 16, 16);
+        assert_eq!(outputs(&small_steps, &all), alone, "{preset}: prompts in chunks of sixteen");
+        // Room for hardly more than one of the longest.
+        let tight = start(preset, 12, 64, 16);
+        let preempted = outputs(&tight, &all);
+        assert!(preempted.iter().any(|(_, preemptions)| *preemptions > 0), "none was preempted");
+        for (number, ((tokens, _), (expected, _))) in preempted.iter().zip(&alone).enumerate() {
+            assert_eq!(tokens, expected, "{preset}: sequence {number} with few pages");
+        }
+        of_presets.push(alone);
     }
-    let together = outputs(&roomy, &all);
-    assert_eq!(together, alone, "sixteen at once");
-    let small_steps = start(200, 16, 16);
-    assert_eq!(outputs(&small_steps, &all), alone, "prompts in chunks of sixteen");
-    // Room for hardly more than one of the longest.
-    let tight = start(12, 64, 16);
-    let preempted = outputs(&tight, &all);
-    assert!(preempted.iter().any(|(_, preemptions)| *preemptions > 0), "nobody was preempted");
-    for (number, ((tokens, _), (expected, _))) in preempted.iter().zip(&alone).enumerate() {
-        assert_eq!(tokens, expected, "sequence {number} with few pages");
-    }
+    assert_ne!(of_presets[0], of_presets[2], "three bits leave no trace");
 }
 
 #[test]
 fn log_probabilities_of_prompt_and_output_are_one_distribution() {
-    let handle = start(200, 512, 4);
+    let handle = start("f16", 200, 512, 4);
     let greedy =
         SamplingParams { temperature: 0.0, logprobs: Some(3), ..SamplingParams::default() };
     let ask = |prompt: Vec<u32>, max_tokens, prompt_logprobs| {

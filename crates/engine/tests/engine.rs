@@ -35,11 +35,10 @@ impl Runner for Scripted {
         }
         // Slow enough that a sequence does not end before it is looked at.
         std::thread::sleep(Duration::from_millis(1));
-        let decode = step.decode.iter().map(|row| (row.seq, row.sample.index));
-        let complete = |chunk: &kvant_engine::PrefillChunk| {
-            Some((chunk.seq, chunk.completion.as_ref()?.sample.index))
-        };
-        let rows = decode.chain(step.prefill.iter().filter_map(complete));
+        let decode = step.decode.iter().map(|row| (row.seq, &row.sample));
+        let chunks = step.prefill.iter().map(|chunk| (chunk.seq, &chunk.sample));
+        let rows = decode.chain(chunks);
+        let rows = rows.filter_map(|(seq, sample)| Some((seq, sample.as_ref()?.index)));
         let say = |(seq, index)| Sampled {
             seq,
             prompt: Vec::new(),

@@ -58,31 +58,39 @@ impl ScriptedModel {
             let token = Some(script(seq, index));
             sampled.push(Sampled { seq, prompt: Vec::new(), token, logprob: None });
         };
-        let mut written = HashSet::new();
+        let (mut written, mut tails) = (HashSet::new(), HashSet::new());
         for row in &step.decode {
-            let tokens = self.paged.get_mut(&row.seq).expect("decode follows a completion");
+            let tokens = self.paged.get_mut(&row.seq).expect("decode follows a prefill");
             assert_eq!(tokens.len(), row.position as usize, "positions come in order");
-            tokens.push(row.token);
-            let page = row.pages[row.position as usize / PAGE_TOKENS];
-            assert!(written.insert(page), "two rows write page {page}");
+            let page = tokens.len() / PAGE_TOKENS;
+            tokens.extend(&row.tokens);
+            assert_eq!((tokens.len() - 1) / PAGE_TOKENS, page, "a row is of one page");
+            assert!(written.insert(row.place.pages[page]), "two rows write one page");
+            assert!(tails.insert(row.place.tail), "two rows have one tail");
             let index = tokens.len() - self.prompts[&row.seq];
-            assert_eq!(row.sample.index as usize, index);
-            say(row.seq, index);
+            let output = &tokens[self.prompts[&row.seq]..];
+            for (at, token) in output.iter().enumerate() {
+                assert_eq!(*token, script(row.seq, at), "its own tokens, also when again");
+            }
+            if let Some(sample) = &row.sample {
+                assert_eq!(sample.index as usize, index);
+                say(row.seq, index);
+            }
         }
         for chunk in &step.prefill {
             assert!(!seen.contains(&chunk.seq) && !chunk.tokens.is_empty());
+            assert!(tails.insert(chunk.place.tail), "two rows have one tail");
             let staged = self.staged.entry(chunk.seq).or_default();
             assert_eq!(staged.len(), chunk.start as usize, "chunks come in order");
             staged.extend(&chunk.tokens);
-            assert_eq!(chunk.completion.is_some(), staged.len() == chunk.total as usize);
-            if let Some(completion) = &chunk.completion {
-                assert_eq!(completion.pages.len(), staged.len().div_ceil(PAGE_TOKENS));
-                let index = staged.len() - self.prompts[&chunk.seq];
-                for (at, token) in staged[self.prompts[&chunk.seq]..].iter().enumerate() {
-                    assert_eq!(*token, script(chunk.seq, at), "recomputed with its own tokens");
-                }
+            assert_eq!(chunk.total as usize, self.prompts[&chunk.seq], "prompts alone");
+            assert_eq!(chunk.is_last(), staged.len() == chunk.total as usize);
+            assert!(chunk.place.pages.len() >= staged.len().div_ceil(PAGE_TOKENS));
+            if chunk.is_last() {
                 self.paged.insert(chunk.seq, self.staged.remove(&chunk.seq).expect("just staged"));
-                say(chunk.seq, index);
+            }
+            if chunk.sample.is_some() {
+                say(chunk.seq, 0);
             }
         }
         let room = limits.staging_tiles * PAGE_TOKENS;
@@ -177,7 +185,8 @@ impl World {
         }
         self.scheduler.check();
         let prefill: usize = step.prefill.iter().map(|chunk| chunk.tokens.len()).sum();
-        assert!(prefill <= budget.saturating_sub(step.decode.len()).max(16));
+        let decoded: usize = step.decode.iter().map(|row| row.tokens.len()).sum();
+        assert!(prefill <= budget.saturating_sub(decoded).max(16));
         assert!(self.heard.is_empty() || !step.decode.is_empty() || prefill > 0, "a step idles");
         let sampled = self.model.run(&step, &self.limits);
         let oldest = self.heard.keys().next().copied();

@@ -51,6 +51,78 @@ impl DensePages {
         self.values.copy_within(from..from + len, to);
     }
 
+    /// A page's tokens in order: keys and values, each `[PAGE_TOKENS, kv_heads, dim]`.
+    pub(crate) fn read(&self, page: PageId) -> (Vec<f32>, Vec<f32>) {
+        let LayerShape { kv_heads, dim } = self.shape;
+        let read = |from: &[f16]| {
+            let mut into = vec![0.0; self.shape.page_len()];
+            for (head, rows) in from.chunks_exact(PAGE_TOKENS * dim).enumerate() {
+                for (slot, row) in rows.chunks_exact(dim).enumerate() {
+                    let at = (slot * kv_heads + head) * dim;
+                    row.convert_to_f32_slice(&mut into[at..at + dim]);
+                }
+            }
+            into
+        };
+        let range = self.range(page);
+        (read(&self.keys[range.clone()]), read(&self.values[range]))
+    }
+
+    /// One token: keys and values, each `[kv_heads, dim]`.
+    pub(crate) fn token(&self, page: PageId, slot: usize) -> (Vec<f32>, Vec<f32>) {
+        let dim = self.shape.dim;
+        let read = |from: &[f16]| {
+            let heads = from.chunks_exact(PAGE_TOKENS * dim);
+            heads.flat_map(|head| head[slot * dim..][..dim].to_f32_vec()).collect()
+        };
+        let range = self.range(page);
+        (read(&self.keys[range.clone()]), read(&self.values[range]))
+    }
+
+    /// Bytes allocated for all pages.
+    pub(crate) fn bytes(&self) -> u64 {
+        let numbers = self.keys.capacity() + self.values.capacity();
+        (numbers * size_of::<f16>()) as u64
+    }
+
+    /// Bytes of one page of keys and values.
+    pub(crate) fn page_bytes(&self) -> usize {
+        4 * self.shape.page_len()
+    }
+
+    /// Appends a page's keys, then its values, little endian. Slots from `tokens` on are written as
+    /// zeros: what memory holds there is of another sequence.
+    pub(crate) fn export(&self, page: PageId, tokens: usize, bytes: &mut Vec<u8>) {
+        let range = self.range(page);
+        let dim = self.shape.dim;
+        for side in [&self.keys[range.clone()], &self.values[range]] {
+            for head in side.chunks_exact(PAGE_TOKENS * dim) {
+                let own = head[..tokens.min(PAGE_TOKENS) * dim].iter();
+                bytes.extend(own.flat_map(|number| number.to_le_bytes()));
+                let others = PAGE_TOKENS.saturating_sub(tokens) * dim;
+                bytes.resize(bytes.len() + others * size_of::<f16>(), 0);
+            }
+        }
+    }
+
+    /// Reads a page that `export` wrote and returns what comes after it.
+    pub(crate) fn import<'a>(&mut self, page: PageId, bytes: &'a [u8]) -> &'a [u8] {
+        let (own, rest) = bytes.split_at(self.page_bytes());
+        let (keys, values) = own.split_at(own.len() / 2);
+        let range = self.range(page);
+        for (into, from) in [(&mut self.keys, keys), (&mut self.values, values)] {
+            for (into, from) in into[range.clone()].iter_mut().zip(from.chunks_exact(2)) {
+                *into = f16::from_le_bytes([from[0], from[1]]);
+            }
+        }
+        rest
+    }
+
+    fn range(&self, page: PageId) -> std::ops::Range<usize> {
+        let len = self.shape.page_len();
+        page as usize * len..(page as usize + 1) * len
+    }
+
     pub(crate) fn shape(&self) -> LayerShape {
         self.shape
     }

@@ -71,4 +71,21 @@ pub enum Error {
         /// Tokens wanted.
         wanted: usize,
     },
+    /// Bytes that no export wrote, or not all of them.
+    #[error("{bytes} bytes are no exported sequence, or a part of one; compute it again")]
+    Damaged {
+        /// How many there are.
+        bytes: usize,
+    },
+    /// Pages of another model, format or version.
+    #[error(
+        "the exported sequence has the signature {theirs:016x}, this cache {ours:016x}; compute it \
+         again"
+    )]
+    OtherSignature {
+        /// Of the bytes.
+        theirs: u64,
+        /// Of the store.
+        ours: u64,
+    },
 }

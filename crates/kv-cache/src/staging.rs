@@ -34,7 +34,7 @@ impl Staging {
     /// Room for `tokens` tokens, rounded up to whole tiles. Memory is mapped when first written.
     pub fn new(shape: &CacheShape, tokens: usize) -> Self {
         let tiles = pages_for(tokens);
-        let layers = shape.layers.iter().map(|layer| DensePages::new(*layer, tiles)).collect();
+        let layers = shape.layers.iter().map(|layer| DensePages::new(layer.shape, tiles)).collect();
         Self { layers, pool: PagePool::new(tiles), prompts: HashMap::new() }
     }
 

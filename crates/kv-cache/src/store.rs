@@ -1,68 +1,85 @@
 //! `PageStore`: the memory of all pages of all layers, and the only way from staging into pages.
 
 use kvant_kernels::PAGE_TOKENS;
-use kvant_kernels::cpu::DenseTiles;
+use kvant_kernels::cpu::{DenseTiles, PackedTiles};
 
 use crate::dense::DensePages;
 use crate::error::Error;
-use crate::format::{CacheShape, Format, formats, pages_for};
+use crate::format::{CacheShape, Format, LayerShape, pages_for};
+use crate::packed::{PackedPages, PackedSpec};
 use crate::pages::PageId;
+use crate::signature::Signature;
 use crate::staging::Staging;
 
-/// Where one token of a layer is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowSlot {
-    /// The page.
-    pub page: PageId,
-    /// The token's place in it, below `PAGE_TOKENS`.
-    pub slot: usize,
+/// Where the next tokens of a sequence go.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// The sequence's pages in token order, with room for the tokens.
+    pub pages: &'a [PageId],
+    /// The sequence's tail, used by packed layers alone.
+    pub tail: u32,
+    /// Position of the first token.
+    pub position: usize,
+    /// Number of tokens; all of one page.
+    pub tokens: usize,
 }
 
-impl RowSlot {
-    /// The slot of the token at `position` of a sequence.
-    ///
-    /// # Panics
-    /// If the pages end before `position`: an error of ours.
-    pub fn at(pages: &[PageId], position: usize) -> Self {
-        let page = pages.get(position / PAGE_TOKENS).copied();
-        let page = page.unwrap_or_else(|| panic!("{} pages end before {position}", pages.len()));
-        Self { page, slot: position % PAGE_TOKENS }
-    }
+/// A part of a prompt that has come to staging.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// Position of its first token.
+    pub start: usize,
+    /// Position after its last token.
+    pub end: usize,
+    /// Tokens of the whole prompt.
+    pub total: usize,
+}
+
+/// Keys and values of a layer, for attention.
+#[derive(Clone, Copy, Debug)]
+pub enum Tiles<'a> {
+    /// All tokens in 16-bit pages.
+    Dense(DenseTiles<'a>),
+    /// Full pages packed, the newest tokens in tails.
+    Packed(PackedTiles<'a>),
 }
 
 /// Owns keys and values of every page. Which page is whose is counted elsewhere, in a `PagePool` of
 /// as many pages.
 #[derive(Debug)]
 pub struct PageStore {
-    layers: Vec<LayerPages>,
-    formats: Vec<Format>,
+    pub(crate) layers: Vec<LayerPages>,
+    signature: Signature,
     pages: usize,
+    not_finite: u64,
 }
 
 /// Memory of one layer, by format.
 #[derive(Debug)]
-enum LayerPages {
+#[expect(clippy::large_enum_variant, reason = "one a layer, made once")]
+pub(crate) enum LayerPages {
     Dense(DensePages),
+    Packed(PackedPages),
 }
 
 impl PageStore {
-    /// Memory for `pages` pages. It is mapped when first written, so unused pages cost nothing.
-    pub fn new(shape: &CacheShape, pages: usize) -> Self {
-        let formats = formats(shape);
-        let layers = shape
-            .layers
-            .iter()
-            .zip(&formats)
-            .map(|(layer, format)| match format {
-                Format::Dense { .. } => LayerPages::Dense(DensePages::new(*layer, pages)),
-            })
-            .collect();
-        Self { layers, formats, pages }
+    /// Memory for `pages` pages and the tails of `tails` sequences. It is mapped when first
+    /// written, so unused pages cost nothing. Rotations are drawn from `seed`.
+    pub fn new(shape: &CacheShape, (pages, tails): (usize, usize), seed: u64) -> Self {
+        let layers = shape.layers.iter().enumerate().map(|(index, layer)| match layer.format {
+            Format::Dense => LayerPages::Dense(DensePages::new(layer.shape, pages)),
+            Format::TurboQuant(widths) => {
+                let spec = PackedSpec { layer: index, shape: layer.shape, widths, seed };
+                LayerPages::Packed(PackedPages::new(spec, pages, tails))
+            }
+        });
+        let signature = Signature::new(shape, seed);
+        Self { layers: layers.collect(), signature, pages, not_finite: 0 }
     }
 
-    /// The format of each layer.
-    pub fn formats(&self) -> &[Format] {
-        &self.formats
+    /// What makes pages readable by another store.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
     }
 
     /// Number of pages.
@@ -70,58 +87,134 @@ impl PageStore {
         self.pages
     }
 
-    /// Keeps one token a row. k, v: `[rows, kv_heads, dim]`, rounded to 16 bits (±65504 at most).
+    /// Bytes of all pages and tails, as they were allocated.
+    pub fn bytes(&self) -> u64 {
+        let bytes = self.layers.iter().map(|layer| match layer {
+            LayerPages::Dense(pages) => pages.bytes(),
+            LayerPages::Packed(pages) => pages.bytes(),
+        });
+        bytes.sum()
+    }
+
+    /// Heads of a layer.
+    pub(crate) fn shape(&self, layer: usize) -> LayerShape {
+        match &self.layers[layer] {
+            LayerPages::Dense(pages) => pages.shape(),
+            LayerPages::Packed(pages) => pages.shape(),
+        }
+    }
+
+    /// Vectors that were not finite when their page was packed; they became zeros.
+    pub fn not_finite(&self) -> u64 {
+        self.not_finite
+    }
+
+    /// Keeps the tokens of some rows. k, v: `[sum of tokens, kv_heads, dim]`, rounded to 16 bits
+    /// (±65504 at most). A token that begins a page seals the one before it.
     ///
     /// # Panics
-    /// If a slot does not exist or lengths do not fit: errors of ours.
-    pub fn append(&mut self, layer: usize, rows: &[RowSlot], k: &[f32], v: &[f32]) {
-        match &mut self.layers[layer] {
-            LayerPages::Dense(pages) => {
-                let len = pages.shape().token_len();
-                assert_eq!(k.len(), rows.len() * len, "k must be [rows, kv_heads, dim]");
-                assert_eq!(v.len(), k.len(), "v must have the shape of k");
-                let tokens = k.chunks_exact(len).zip(v.chunks_exact(len));
-                for (row, (k, v)) in rows.iter().zip(tokens) {
-                    pages.write(row.page, row.slot, k, v);
+    /// If a page does not exist or lengths do not fit: errors of ours.
+    pub fn append(&mut self, layer: usize, rows: &[Row<'_>], k: &[f32], v: &[f32]) {
+        let len = self.shape(layer).token_len();
+        let count: usize = rows.iter().map(|row| row.tokens).sum();
+        assert_eq!(k.len(), count * len, "k must be [tokens, kv_heads, dim]");
+        assert_eq!(v.len(), k.len(), "v must have the shape of k");
+        let mut tokens = k.chunks_exact(len).zip(v.chunks_exact(len));
+        for row in rows {
+            let index = row.position / PAGE_TOKENS;
+            let first = row.position % PAGE_TOKENS;
+            assert!(first + row.tokens <= PAGE_TOKENS, "the tokens of a row are of one page");
+            assert!(index < row.pages.len(), "{} pages end before a row", row.pages.len());
+            let slots = first..first + row.tokens;
+            match &mut self.layers[layer] {
+                LayerPages::Dense(pages) => {
+                    for (slot, (k, v)) in slots.zip(&mut tokens) {
+                        pages.write(row.pages[index], slot, k, v);
+                    }
+                }
+                LayerPages::Packed(pages) => {
+                    if first == 0 && index > 0 {
+                        let sealed = pages.seal(row.pages[index - 1], row.tail);
+                        self.not_finite += u64::from(sealed.is_err());
+                    }
+                    for (slot, (k, v)) in slots.zip(&mut tokens) {
+                        pages.tails_mut().write(row.tail, slot, k, v);
+                    }
                 }
             }
         }
     }
 
-    /// Keys and values of a dense layer, for attention.
-    pub fn tiles(&self, layer: usize) -> DenseTiles<'_> {
+    /// Keys and values of a layer, for attention.
+    pub fn tiles(&self, layer: usize) -> Tiles<'_> {
         match &self.layers[layer] {
-            LayerPages::Dense(pages) => pages.tiles(),
+            LayerPages::Dense(pages) => Tiles::Dense(pages.tiles()),
+            LayerPages::Packed(pages) => Tiles::Packed(pages.tiles()),
         }
     }
 
-    /// Moves one layer of a prompt of `length` tokens from staging into `pages`: the only function
-    /// that completes a prefill. What the last page holds behind the prompt is undefined. Staging
-    /// is left as it is.
+    /// Brings one layer of a part of a prompt from staging into pages: the only road there is, for
+    /// prompts of one chunk or many, fresh or computed again. Every page is converted when its last
+    /// token has come; with the prompt's last token its last page goes to the tail (packed layers)
+    /// or to its page as far as it is filled (dense ones). Staging is left as it is.
     ///
     /// # Panics
-    /// If `pages` are not as many as `length` tokens need: an error of ours.
-    pub fn ingest(
+    /// If `row.pages` are fewer than the prompt needs: an error of ours.
+    pub fn convert(
         &mut self,
         layer: usize,
         (staging, key): (&Staging, u64),
-        length: usize,
-        pages: &[PageId],
+        span: Span,
+        row: Row<'_>,
     ) -> Result<(), Error> {
-        assert_eq!(pages.len(), pages_for(length), "pages for a prompt of {length} tokens");
+        let Span { start, end, total } = span;
+        assert!(row.pages.len() >= pages_for(total), "pages for a prompt of {total} tokens");
         let staged = staging.length(layer, key)?;
-        if staged < length {
-            return Err(Error::Incomplete { key, layer, length: staged, wanted: length });
+        if staged < end {
+            return Err(Error::Incomplete { key, layer, length: staged, wanted: end });
         }
         let (source, tiles) = staging.layer(layer, key)?;
-        match &mut self.layers[layer] {
-            LayerPages::Dense(target) => {
-                for (page, tile) in pages.iter().zip(tiles) {
-                    target.copy_from(*page, source, *tile);
+        let last = (total - 1) / PAGE_TOKENS;
+        let first = start / PAGE_TOKENS;
+        let full = first..last.min(end / PAGE_TOKENS).max(first);
+        for (page, tile) in row.pages[full.clone()].iter().zip(&tiles[full]) {
+            match &mut self.layers[layer] {
+                LayerPages::Dense(pages) => pages.copy_from(*page, source, *tile),
+                LayerPages::Packed(pages) => {
+                    let packed = pages.pack(*page, source, *tile);
+                    self.not_finite += u64::from(packed.is_err());
+                }
+            }
+        }
+        if end == total {
+            match &mut self.layers[layer] {
+                LayerPages::Dense(pages) => pages.copy_from(row.pages[last], source, tiles[last]),
+                LayerPages::Packed(pages) => {
+                    pages.tails_mut().copy_from(row.tail, source, tiles[last]);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Keys and values of a token as attention sees them, each `[kv_heads, dim]`: for tests and the
+    /// reference road. `length` is that of the sequence.
+    pub fn token(
+        &self,
+        layer: usize,
+        row: Row<'_>,
+        position: usize,
+        length: usize,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let (index, slot) = (position / PAGE_TOKENS, position % PAGE_TOKENS);
+        match &self.layers[layer] {
+            LayerPages::Dense(pages) => pages.token(row.pages[index], slot),
+            // The newest page is open.
+            LayerPages::Packed(pages) if index == (length - 1) / PAGE_TOKENS => {
+                pages.tails().token(row.tail, slot)
+            }
+            LayerPages::Packed(pages) => pages.decode(row.pages[index], slot),
+        }
     }
 
     /// Copies a page in all layers, so that a sequence can write to its own copy of a shared one.
@@ -129,6 +222,16 @@ impl PageStore {
         for layer in &mut self.layers {
             match layer {
                 LayerPages::Dense(pages) => pages.copy_within(page, source),
+                LayerPages::Packed(pages) => pages.copy_within(page, source),
+            }
+        }
+    }
+
+    /// Copies a tail in all packed layers.
+    pub fn copy_tail(&mut self, tail: u32, source: u32) {
+        for layer in &mut self.layers {
+            if let LayerPages::Packed(pages) = layer {
+                pages.tails_mut().copy_within(tail, source);
             }
         }
     }

@@ -73,6 +73,19 @@ pub struct ModelCard {
     pub max_model_len: usize,
     /// Tokens that end an answer.
     pub eos_tokens: Vec<u32>,
+    /// How its keys and values are kept.
+    pub cache: CacheCard,
+}
+
+/// How keys and values are kept, for whoever wants to know whether they are quantized.
+#[derive(Clone, Debug, Default)]
+pub struct CacheCard {
+    /// One token of a full page, all layers.
+    pub bytes_per_token: u64,
+    /// One number of a full page, scales included.
+    pub bits_per_element: f64,
+    /// Runs of layers: which, format, reason.
+    pub layers: Vec<String>,
 }
 
 /// Serves until `shutdown` is over and the requests under way are answered. In between `/health` is

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kvant_engine::{Gauges, PAGE_TOKENS, Rejected};
 
+use crate::CacheCard;
 use crate::histogram::Histogram;
 
 const FIRST_TOKEN: [f64; 22] = [
@@ -110,9 +111,10 @@ impl Metrics {
     }
 
     /// The page, in Prometheus' text format 0.0.4.
-    pub(crate) fn page(&self, gauges: &Gauges) -> String {
+    pub(crate) fn page(&self, gauges: &Gauges, cache: &CacheCard) -> String {
         let mut page = Page { text: String::new(), labels: &self.labels };
         page.engine(gauges);
+        page.cache(cache);
         page.cancelled(gauges);
         let name = "vllm:request_success_total";
         page.family(name, "counter", "Sequences that ended, by reason.");
@@ -252,6 +254,15 @@ impl Page<'_> {
         self.sample(name, &shape, 1);
     }
 
+    fn cache(&mut self, cache: &CacheCard) {
+        let name = "kvant:kv_cache_bits_per_element";
+        self.family(name, "gauge", "Bits of one number of a full page, scales included.");
+        self.sample(name, "", cache.bits_per_element);
+        let name = "kvant:kv_cache_bytes_per_token";
+        self.family(name, "gauge", "Bytes of one token of a full page, all layers.");
+        self.sample(name, "", cache.bytes_per_token);
+    }
+
     fn cancelled(&mut self, gauges: &Gauges) {
         let name = "kvant:cancelled_total";
         self.family(name, "counter", "Sequences left by the client or cut by a stop string.");
@@ -289,7 +300,8 @@ mod tests {
         metrics.ended("stop");
         metrics.rejected(&Rejected::Dead);
         metrics.times.first_token.observe(0.3);
-        let page = metrics.page(&Gauges { pages: 8, pages_used: 2, ..Gauges::default() });
+        let gauges = Gauges { pages: 8, pages_used: 2, ..Gauges::default() };
+        let page = metrics.page(&gauges, &CacheCard::default());
         let mut families = BTreeSet::new();
         let label = "model_name=\"a \\\"b\\\"\\\\\\n\"";
         for line in page.lines() {

@@ -32,5 +32,10 @@ fn card(served: &Served) -> Value {
         "root": model.id,
         "parent": null,
         "max_model_len": model.max_model_len,
+        "kv_cache": {
+            "bytes_per_token": model.cache.bytes_per_token,
+            "bits_per_element": model.cache.bits_per_element,
+            "layers": model.cache.layers,
+        },
     })
 }

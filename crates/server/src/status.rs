@@ -28,7 +28,7 @@ pub(crate) async fn health(State(served): State<Arc<Served>>) -> Response {
 
 /// GET /metrics.
 pub(crate) async fn metrics(State(served): State<Arc<Served>>) -> Response {
-    let page = served.metrics.page(&served.app.handle.gauges());
+    let page = served.metrics.page(&served.app.handle.gauges(), &served.app.model.cache);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }
 

@@ -32,7 +32,7 @@ fn plan(
     let mut inputs = MemoryInputs {
         available_bytes: available_mib * MIB + workspace_bytes(&spec, 512),
         weight_bytes: 100 * MIB,
-        shape: CacheShape { layers: vec![LayerShape { kv_heads: 2, dim: 64 }; 32] },
+        shape: CacheShape::dense([LayerShape { kv_heads: 2, dim: 64 }; 32]),
         spec: &spec,
         context_tokens: None,
         cache_tokens: None,

@@ -1,14 +1,16 @@
 //! `StepAttend`: the join of decoder and cache: where a step's keys and values go, and what its
 //! tokens attend over.
 
-use candle_core::{Device, Result, Tensor};
-use kvant_kernels::cpu::{AttendParams, AttendRow, attend_dense};
-use kvant_kv_cache::{PageStore, RowSlot, Staging};
+use candle_core::{Device, Error, Result, Tensor};
+use kvant_kernels::cpu::{
+    AttendParams, AttendRow, PackedParams, PackedRow, Path, attend_dense, attend_packed,
+};
+use kvant_kv_cache::{PAGE_TOKENS, PageStore, Row, Span, Staging, Tiles};
 use kvant_models::{Attend, LayerSpec};
 
 use super::with_floats;
 use crate::heartbeat::Heartbeat;
-use crate::step::Step;
+use crate::step::{DecodeRow, PrefillChunk, Step};
 
 /// Attention of one step: decode rows over pages, chunks over staging.
 pub(super) struct StepAttend<'a> {
@@ -19,77 +21,154 @@ pub(super) struct StepAttend<'a> {
     pub(super) alive: &'a Heartbeat,
 }
 
+/// Keys, values and queries of a layer, `[tokens, heads, dim]`, and where the results go.
+struct Layer<'a> {
+    index: usize,
+    /// Numbers of a token's keys.
+    width: usize,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    out: &'a mut [f32],
+    params: AttendParams,
+}
+
 impl Attend for StepAttend<'_> {
     fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         self.alive.beat();
         let (_, kv_heads, dim) = k.dims3()?;
-        with_floats(k, |k| with_floats(v, |v| self.keep(layer, kv_heads * dim, k, v)))?;
-        let (tokens, q_heads, dim) = q.dims3()?;
+        let (tokens, q_heads, _) = q.dims3()?;
         let mut out = vec![0.0; tokens * q_heads * dim];
         let LayerSpec { window, scale, .. } = self.layers[layer];
         let params = AttendParams { q_heads, scale, window };
-        with_floats(q, |q| self.compute(layer, &params, q, &mut out))?;
+        with_floats(q, |q| {
+            with_floats(k, |k| {
+                with_floats(v, |v| {
+                    let width = kv_heads * dim;
+                    let out = &mut out;
+                    self.layer(Layer { index: layer, width, q, k, v, out, params })
+                })
+            })
+        })?;
         Tensor::from_vec(out, (tokens, q_heads, dim), &Device::Cpu)
     }
 }
 
 impl StepAttend<'_> {
-    /// Keys and values of the decode rows into pages, of the chunks into staging. k, v: `[tokens,
-    /// width]`.
-    fn keep(&mut self, layer: usize, width: usize, k: &[f32], v: &[f32]) -> Result<()> {
-        let slot = |row: &crate::step::DecodeRow| RowSlot::at(&row.pages, row.position as usize);
-        let slots: Vec<_> = self.step.decode.iter().map(slot).collect();
-        let (row_k, mut k) = k.split_at(slots.len() * width);
-        let (row_v, mut v) = v.split_at(slots.len() * width);
-        if !slots.is_empty() {
-            self.store.append(layer, &slots, row_k, row_v);
+    fn layer(&mut self, layer: Layer<'_>) -> Result<()> {
+        let Layer { index, width, q, k, v, out, params } = layer;
+        let rows: Vec<Row<'_>> = self.step.decode.iter().map(row_of).collect();
+        let decoded: usize = rows.iter().map(|row| row.tokens).sum();
+        let per_query = q.len() / (k.len() / width);
+        let (row_q, chunk_q) = q.split_at(decoded * per_query);
+        let (row_out, chunk_out) = out.split_at_mut(decoded * per_query);
+        let (row_k, chunk_k) = k.split_at(decoded * width);
+        let (row_v, chunk_v) = v.split_at(decoded * width);
+        if !rows.is_empty() {
+            self.store.append(index, &rows, row_k, row_v);
+            self.decode(index, row_out, row_q, &params);
         }
+        if !self.step.prefill.is_empty() {
+            self.stage(index, chunk_k, chunk_v, width)?;
+            self.prefill(index, chunk_out, chunk_q, &params)?;
+            self.convert(index)?;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, layer: usize, out: &mut [f32], q: &[f32], params: &AttendParams) {
+        match self.store.tiles(layer) {
+            Tiles::Dense(tiles) => {
+                let rows = self.step.decode.iter().map(|row| AttendRow {
+                    pages: &row.place.pages,
+                    position: row.position as usize,
+                    tokens: row.tokens.len(),
+                });
+                attend_dense(out, q, tiles, &rows.collect::<Vec<_>>(), params);
+            }
+            Tiles::Packed(tiles) => {
+                let rows = self.step.decode.iter().map(|row| PackedRow {
+                    pages: &row.place.pages[..row.position as usize / PAGE_TOKENS],
+                    tail: std::slice::from_ref(&row.place.tail),
+                    sinks: None,
+                    position: row.position as usize,
+                    tokens: row.tokens.len(),
+                    mask: None,
+                });
+                let AttendParams { q_heads, scale, window } = *params;
+                let params = PackedParams {
+                    q_heads,
+                    scale,
+                    window,
+                    soft_cap: None,
+                    sink_logits: None,
+                    path: Path::best(),
+                };
+                attend_packed(out, q, tiles, &rows.collect::<Vec<_>>(), &params);
+            }
+        }
+    }
+
+    /// Keys and values of the chunks, `[tokens, width]`, to staging.
+    fn stage(&mut self, layer: usize, k: &[f32], v: &[f32], width: usize) -> Result<()> {
+        let (mut k, mut v) = (k, v);
         for chunk in &self.step.prefill {
             let (own_k, rest_k) = k.split_at(chunk.tokens.len() * width);
             let (own_v, rest_v) = v.split_at(chunk.tokens.len() * width);
             (k, v) = (rest_k, rest_v);
             let place = (chunk.seq.0, chunk.start as usize);
-            self.staging.append(layer, place, own_k, own_v).map_err(candle_core::Error::wrap)?;
+            self.staging.append(layer, place, own_k, own_v).map_err(Error::wrap)?;
         }
         Ok(())
     }
 
-    /// q and out: `[tokens, q_heads, dim]`, decode rows first.
-    fn compute(
+    /// The 16-bit keys and values of staging: a chunk never sees packed earlier ones.
+    fn prefill(
         &self,
         layer: usize,
-        params: &AttendParams,
-        q: &[f32],
         out: &mut [f32],
+        q: &[f32],
+        params: &AttendParams,
     ) -> Result<()> {
-        let tiles = self.store.tiles(layer);
-        let rows = self.step.decode.iter().map(|row| AttendRow {
-            pages: &row.pages,
-            position: row.position as usize,
-            tokens: 1,
-        });
-        let rows: Vec<_> = rows.collect();
-        let split = rows.len() * params.q_heads * tiles.dim;
-        let (row_q, chunk_q) = q.split_at(split);
-        let (row_out, chunk_out) = out.split_at_mut(split);
-        if !rows.is_empty() {
-            attend_dense(row_out, row_q, tiles, &rows, params);
-        }
         let mut rows = Vec::with_capacity(self.step.prefill.len());
         let mut staged = None;
         for chunk in &self.step.prefill {
             let view = self.staging.view(layer, chunk.seq.0);
-            let (tiles, pages) = view.map_err(candle_core::Error::wrap)?;
+            let (tiles, pages) = view.map_err(Error::wrap)?;
             staged = Some(tiles);
-            rows.push(AttendRow {
-                pages,
-                position: chunk.start as usize,
-                tokens: chunk.tokens.len(),
-            });
+            let (position, tokens) = (chunk.start as usize, chunk.tokens.len());
+            rows.push(AttendRow { pages, position, tokens });
         }
         if let Some(tiles) = staged {
-            attend_dense(chunk_out, chunk_q, tiles, &rows, params);
+            attend_dense(out, q, tiles, &rows, params);
         }
         Ok(())
     }
+
+    /// What has become full of each prompt goes from staging to its pages, layer by layer and chunk
+    /// by chunk, so that no step has a whole prompt to convert.
+    fn convert(&mut self, layer: usize) -> Result<()> {
+        for chunk in &self.step.prefill {
+            let (start, total) = (chunk.start as usize, chunk.total as usize);
+            let span = Span { start, end: start + chunk.tokens.len(), total };
+            let converted =
+                self.store.convert(layer, (self.staging, chunk.seq.0), span, row_of_chunk(chunk));
+            converted.map_err(Error::wrap)?;
+        }
+        Ok(())
+    }
+}
+
+fn row_of(row: &DecodeRow) -> Row<'_> {
+    Row {
+        pages: &row.place.pages,
+        tail: row.place.tail,
+        position: row.position as usize,
+        tokens: row.tokens.len(),
+    }
+}
+
+fn row_of_chunk(chunk: &PrefillChunk) -> Row<'_> {
+    let place = &chunk.place;
+    Row { pages: &place.pages, tail: place.tail, position: 0, tokens: 0 }
 }

@@ -9,7 +9,8 @@ use crate::server::{CONTEXT, MODEL, Server};
 fn the_model_is_listed_and_found() {
     let server = Server::with(|_, options| options.owned_by = "vllm".to_owned());
     let card = json!({"id": MODEL, "object": "model", "created": 1_700_000_000, "owned_by": "vllm",
-        "root": MODEL, "parent": null, "max_model_len": CONTEXT});
+        "root": MODEL, "parent": null, "max_model_len": CONTEXT,
+        "kv_cache": {"bytes_per_token": 96, "bits_per_element": 6.5, "layers": []}});
     assert_eq!(get(&server, "/v1/models").json(), json!({"object": "list", "data": [card]}));
     assert_eq!(get(&server, &format!("/v1/models/{MODEL}")).json(), card);
     assert_eq!(get(&server, "/v1/models/test%2Fecho").json(), card);

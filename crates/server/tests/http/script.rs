@@ -34,17 +34,18 @@ impl Runner for Scripted {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(!script.panic.load(SeqCst), "secret of the engine");
-        let mut sampled: Vec<Sampled> =
-            step.decode.iter().map(|row| choose(row.seq, &row.sample)).collect();
+        let rows = step.decode.iter();
+        let rows = rows.filter_map(|row| Some(choose(row.seq, row.sample.as_ref()?)));
+        let mut sampled: Vec<Sampled> = rows.collect();
         for chunk in &step.prefill {
             script.prompt_tokens.fetch_add(chunk.tokens.len() as u64, SeqCst);
             let none = Sampled { seq: chunk.seq, prompt: Vec::new(), token: None, logprob: None };
-            let completion = chunk.completion.as_ref();
-            let mut one = completion.map_or(none, |done| choose(chunk.seq, &done.sample));
+            let sample = chunk.sample.as_ref();
+            let mut one = sample.map_or(none, |sample| choose(chunk.seq, sample));
             if let Some(asked) = &chunk.prompt_logprobs {
                 one.prompt = asked.targets.iter().map(|token| score(*token, asked.top)).collect();
             }
-            let told = completion.is_some() || !one.prompt.is_empty();
+            let told = sample.is_some() || !one.prompt.is_empty();
             sampled.extend(told.then_some(one));
         }
         Ok(sampled)

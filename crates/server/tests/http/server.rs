@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kvant_engine::{Engine, EngineOptions, Gauges, Handle};
-use kvant_server::{App, ModelCard, ServerOptions};
+use kvant_server::{App, CacheCard, ModelCard, ServerOptions};
 use kvant_text::{ChatTemplate, TemplateTokens, Tokenizer};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -81,6 +81,7 @@ impl Server {
                 created: 1_700_000_000,
                 max_model_len: CONTEXT,
                 eos_tokens: vec![EOS],
+                cache: CacheCard { bytes_per_token: 96, bits_per_element: 6.5, layers: Vec::new() },
             },
             handle: handle.clone(),
             tokenizer: tokenizer.clone(),
