@@ -47,7 +47,7 @@ pub(super) const KEYS: [Key; 26] = [
     key("cache", "bits", Bound::Any),
     key("cache", "layers", Bound::Any),
     key("cache", "protect", Bound::Flag),
-    key("cache", "seed", Bound::Integer(0, i64::MAX)),
+    key("cache", "seed", Bound::Integer(0, MANY)),
     key("cache", "tokens", Bound::Integer(0, MANY)),
     key("cache", "memory_fraction", Bound::Number(0.05, 1.0)),
     key("scheduler", "context_tokens", Bound::Integer(0, MANY)),

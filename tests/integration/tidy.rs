@@ -30,7 +30,11 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
             "tracing-subscriber",
         ],
     ),
-    ("crates/bench", &["engine"], &["anyhow", "serde", "serde_json"]),
+    (
+        "crates/bench",
+        &["engine", "kernels", "kv-cache", "models", "turboquant"],
+        &["anyhow", "half", "rayon", "serde", "serde_json"],
+    ),
     (
         "crates/server",
         &["engine", "text"],
@@ -41,7 +45,7 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
         &["kernels", "kv-cache", "models"],
         &["candle-core", "rayon", "thiserror", "tokio", "tracing"],
     ),
-    ("crates/kv-cache", &["kernels"], &["half", "thiserror"]),
+    ("crates/kv-cache", &["kernels", "turboquant"], &["half", "thiserror"]),
     (
         "crates/models",
         &["kernels"],
