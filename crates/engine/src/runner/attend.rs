@@ -26,8 +26,8 @@ impl Attend for StepAttend<'_> {
         with_floats(k, |k| with_floats(v, |v| self.keep(layer, kv_heads * dim, k, v)))?;
         let (tokens, q_heads, dim) = q.dims3()?;
         let mut out = vec![0.0; tokens * q_heads * dim];
-        let LayerSpec { window, scale, .. } = self.layers[layer];
-        let params = AttendParams { q_heads, scale, window };
+        let LayerSpec { window, scale, softcap, .. } = self.layers[layer];
+        let params = AttendParams { q_heads, scale, window, softcap };
         with_floats(q, |q| self.compute(layer, &params, q, &mut out))?;
         Tensor::from_vec(out, (tokens, q_heads, dim), &Device::Cpu)
     }
