@@ -36,7 +36,7 @@ fn decode(c: &mut Criterion) {
                 .collect();
             let q = vec![0.3; batch * q_heads * dim];
             let mut out = q.clone();
-            let params = AttendParams { q_heads, scale: 0.125, window: None };
+            let params = AttendParams { q_heads, scale: 0.125, window: None, softcap: None };
             let tiles = DenseTiles { keys: &keys, values: &values, kv_heads, dim };
             group.throughput(Throughput::Bytes(4 * keys.len() as u64));
             let id = BenchmarkId::new(name, format!("{batch}x{context}"));
@@ -55,7 +55,7 @@ fn prefill(c: &mut Criterion) {
             let Store { keys, values, pages } = store(position + tokens, kv_heads, dim);
             let q = vec![0.3; tokens * q_heads * dim];
             let mut out = q.clone();
-            let params = AttendParams { q_heads, scale: 0.125, window: None };
+            let params = AttendParams { q_heads, scale: 0.125, window: None, softcap: None };
             let tiles = DenseTiles { keys: &keys, values: &values, kv_heads, dim };
             let pairs = tokens * position + tokens * (tokens + 1) / 2;
             group.throughput(Throughput::Elements((4 * pairs * q_heads * dim) as u64));

@@ -2,8 +2,9 @@
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use crate::mlp::Mlp;
 use crate::rope::Angles;
-use crate::{Attend, DecoderSpec, Embedding, Heads, Linear, Mlp, RmsNorm, Rotary};
+use crate::{Attend, DecoderSpec, Embedding, Heads, Linear, RmsNorm, Rotary};
 
 /// Weights and arithmetic of a model. Knows neither pages nor sequences: it asks an [`Attend`].
 #[derive(Debug)]
@@ -22,9 +23,13 @@ pub struct Decoder {
 pub(crate) struct Block {
     pub(crate) attention_norm: RmsNorm,
     pub(crate) qkv: Linear,
+    /// Norms of every head of q and of k.
+    pub(crate) qk_norms: Option<[RmsNorm; 2]>,
     pub(crate) output: Linear,
     pub(crate) mlp_norm: RmsNorm,
     pub(crate) mlp: Mlp,
+    /// Norms of what attention and the MLP add to the residual stream.
+    pub(crate) post_norms: Option<[RmsNorm; 2]>,
     /// Index into the decoder's rotary embeddings.
     pub(crate) rotary: usize,
 }
@@ -46,6 +51,9 @@ impl Decoder {
         let angles = self.rotaries.iter().map(|rotary| rotary.angles(positions, &Device::Cpu));
         let angles = angles.collect::<Result<Vec<_>>>()?;
         let mut x = self.embedding.forward(ids)?;
+        if self.spec.ends.embedding_scale != 1.0 {
+            x = (x * f64::from(self.spec.ends.embedding_scale))?;
+        }
         for (layer, block) in self.blocks.iter().enumerate() {
             let mut ask = |q: &Tensor, k: &Tensor, v: &Tensor| attend.attend(layer, q, k, v);
             x = block.forward(&x, self.spec.heads, &angles[block.rotary], &mut ask)?;
@@ -55,7 +63,11 @@ impl Decoder {
 
     /// hidden: `[rows, hidden]` of [`Decoder::forward`]; returns `[rows, vocab]` f32.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.head.forward(hidden)
+        let logits = self.head.forward(hidden)?;
+        match self.spec.ends.logit_softcap.map(f64::from) {
+            Some(cap) => (logits / cap)?.tanh()? * cap,
+            None => Ok(logits),
+        }
     }
 
     /// Shape and arithmetic.
@@ -66,7 +78,7 @@ impl Decoder {
     /// Bytes that the weights take, those of mapped files included.
     pub fn weight_bytes(&self) -> u64 {
         // A tied head in blocks is a copy; in floats it is the embedding's own bytes.
-        let shared = self.spec.tied_head && !self.embedding.dtype().is_quantized();
+        let shared = self.spec.ends.tied_head && !self.embedding.dtype().is_quantized();
         let embedding = if shared { 0 } else { self.embedding.bytes() };
         let blocks = self.blocks.iter().map(Block::bytes).sum::<u64>();
         embedding + blocks + self.norm.bytes() + self.head.bytes()
@@ -90,17 +102,31 @@ impl Block {
             let part = qkv.narrow(1, first * heads.dim, count * heads.dim)?;
             part.contiguous()?.reshape((tokens, count, heads.dim))
         };
-        let q = angles.rotate(&part(0, heads.q)?)?;
-        let k = angles.rotate(&part(heads.q, heads.kv)?)?;
+        let (mut q, mut k) = (part(0, heads.q)?, part(heads.q, heads.kv)?);
+        if let Some([q_norm, k_norm]) = &self.qk_norms {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let (q, k) = (angles.rotate(&q)?, angles.rotate(&k)?);
         let v = part(heads.q + heads.kv, heads.kv)?;
         let attended = attend(&q, &k, &v)?.reshape((tokens, heads.q * heads.dim))?;
-        let x = (x + self.output.forward(&attended)?)?;
-        let mlp = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        let mut attended = self.output.forward(&attended)?;
+        if let Some([norm, _]) = &self.post_norms {
+            attended = norm.forward(&attended)?;
+        }
+        let x = (x + attended)?;
+        let mut mlp = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
+        if let Some([_, norm]) = &self.post_norms {
+            mlp = norm.forward(&mlp)?;
+        }
         x + mlp
     }
 
     fn bytes(&self) -> u64 {
-        let norms = self.attention_norm.bytes() + self.mlp_norm.bytes();
-        norms + self.qkv.bytes() + self.output.bytes() + self.mlp.bytes()
+        let optional = [&self.qk_norms, &self.post_norms].into_iter().flatten().flatten();
+        let norms = [&self.attention_norm, &self.mlp_norm].into_iter().chain(optional);
+        norms.map(RmsNorm::bytes).sum::<u64>()
+            + self.qkv.bytes()
+            + self.output.bytes()
+            + self.mlp.bytes()
     }
 }

@@ -19,6 +19,8 @@ pub struct HfConfig {
     pub attention: AttentionConfig,
     /// Rotary embedding.
     pub rope: RopeConfig,
+    /// Mixture of experts.
+    pub experts: ExpertConfig,
     /// Norms, activation and head.
     pub output: OutputConfig,
 }
@@ -66,7 +68,10 @@ pub struct RopeConfig {
     pub rope_local_base_freq: Option<f64>,
     pub partial_rotary_factor: Option<f64>,
     pub original_max_position_embeddings: Option<usize>,
-    /// Divisor of every frequency, `head_dim / 2` of them, from a GGUF file's `rope_freqs.weight`.
+    /// One a layer: 0 for a layer without rope.
+    pub no_rope_layers: Option<Vec<u32>>,
+    pub no_rope_layer_interval: Option<usize>,
+    /// Divisor of every frequency, one a pair, from a GGUF file's `rope_freqs.weight`.
     #[serde(skip)]
     pub factors: Option<Vec<f32>>,
 }
@@ -85,8 +90,24 @@ pub struct RopeScalingConfig {
     pub high_freq_factor: Option<f64>,
     pub original_max_position_embeddings: Option<f64>,
     pub attention_factor: Option<f64>,
+    pub beta_fast: Option<f64>,
+    pub beta_slow: Option<f64>,
     pub short_factor: Option<Vec<f32>>,
     pub long_factor: Option<Vec<f32>>,
+}
+
+/// Mixture of experts.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of config.json")]
+pub struct ExpertConfig {
+    pub num_experts: Option<usize>,
+    /// Mixtral's name of `num_experts`.
+    pub num_local_experts: Option<usize>,
+    pub num_experts_per_tok: Option<usize>,
+    pub moe_intermediate_size: Option<usize>,
+    pub norm_topk_prob: Option<bool>,
+    pub decoder_sparse_step: Option<usize>,
+    pub mlp_only_layers: Option<Vec<usize>>,
 }
 
 /// Norms, activation and head.
@@ -94,6 +115,9 @@ pub struct RopeScalingConfig {
 #[expect(missing_docs, reason = "the names are those of config.json")]
 pub struct OutputConfig {
     pub rms_norm_eps: Option<f64>,
+    /// Norm weights of a GGUF file hold their offset already.
+    #[serde(skip)]
+    pub norm_offset_stored: bool,
     pub hidden_act: Option<String>,
     pub hidden_activation: Option<String>,
     /// `None` if neither the file nor its weights say.
@@ -146,6 +170,7 @@ impl HfConfig {
             size: read(text, file)?,
             attention: read(text, file)?,
             rope: read(text, file)?,
+            experts: read(text, file)?,
             output: read(text, file)?,
         };
         config.size.check(file)?;

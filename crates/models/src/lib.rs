@@ -7,6 +7,7 @@ mod dtype;
 mod dummy;
 mod embedding;
 mod error;
+mod experts;
 mod family;
 mod files;
 mod gguf;
@@ -28,10 +29,13 @@ pub use error::Error;
 pub use files::{ModelFiles, TensorView};
 pub use gguf::{Array, Gguf, Value};
 pub use hf_config::{
-    AttentionConfig, HfConfig, OutputConfig, RopeConfig, RopeScalingConfig, SizeConfig,
+    AttentionConfig, ExpertConfig, HfConfig, OutputConfig, RopeConfig, RopeScalingConfig,
+    SizeConfig,
 };
 pub use linear::Linear;
-pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use rope::{Angles, Rotary};
-pub use spec::{Bias, DecoderSpec, Heads, LayerSpec, Rope, RopeScaling};
+pub use spec::{
+    Activation, Bias, DecoderSpec, Ends, ExpertSpec, Heads, LayerSpec, MlpSpec, NormSpec, Rope,
+    RopeScaling,
+};

@@ -2,9 +2,10 @@
 
 use crate::decoder::Block;
 use crate::dummy::Dummy;
+use crate::experts::Experts;
+use crate::mlp::{Gated, Mlp};
 use crate::{
-    Decoder, DecoderSpec, Embedding, Error, Linear, Mlp, ModelFiles, RmsNorm, Rotary, TensorView,
-    family,
+    Decoder, DecoderSpec, Embedding, Error, Linear, ModelFiles, RmsNorm, Rotary, TensorView, family,
 };
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -72,9 +73,9 @@ impl Loader<'_> {
             });
             blocks.push(self.block(&format!("model.layers.{index}"), known)?);
         }
-        let norm = self.norm("model.norm.weight")?;
+        let norm = self.norm("model.norm.weight", spec.hidden)?;
         let embedding = (self.take)(EMBEDDING, &[spec.vocab, spec.hidden])?;
-        let head = if spec.tied_head {
+        let head = if spec.ends.tied_head {
             embedding.clone()
         } else {
             (self.take)(HEAD, &[spec.vocab, spec.hidden])?
@@ -90,47 +91,100 @@ impl Loader<'_> {
     }
 
     fn block(&mut self, layer: &str, rotary: usize) -> Result<Block, Error> {
-        let (heads, bias) = (self.spec.heads, self.spec.bias);
-        let (hidden, wide) = (self.spec.hidden, self.spec.intermediate);
+        let DecoderSpec { heads, bias, norm, hidden, .. } = *self.spec;
         let (q, kv) = (heads.q * heads.dim, heads.kv * heads.dim);
-        let attention = [("q", q), ("k", kv), ("v", kv)]
-            .map(|(part, rows)| (format!("{layer}.self_attn.{part}_proj"), rows));
-        let output = [(format!("{layer}.self_attn.o_proj"), hidden)];
-        let gate_up = ["gate", "up"].map(|part| (format!("{layer}.mlp.{part}_proj"), wide));
-        let down = [(format!("{layer}.mlp.down_proj"), hidden)];
+        let parts: &[_] = if self.spec.fused {
+            &[("qkv_proj", q + 2 * kv)]
+        } else {
+            &[("q_proj", q), ("k_proj", kv), ("v_proj", kv)]
+        };
+        // A trap: `post_attention_layernorm` is the norm before the MLP, or, where results are
+        // normed too, the norm after attention.
+        let (mlp_norm, post) = if norm.post {
+            let post = ["post_attention_layernorm", "post_feedforward_layernorm"];
+            ("pre_feedforward_layernorm", Some(post))
+        } else {
+            ("post_attention_layernorm", None)
+        };
+        let attention = format!("{layer}.self_attn");
+        let qk = norm.qk.then_some(["self_attn.q_norm", "self_attn.k_norm"]);
         Ok(Block {
-            attention_norm: self.norm(&format!("{layer}.input_layernorm.weight"))?,
-            qkv: self.linear(&attention, hidden, bias.qkv)?,
-            output: self.linear(&output, q, bias.output)?,
-            mlp_norm: self.norm(&format!("{layer}.post_attention_layernorm.weight"))?,
-            mlp: Mlp::new(
-                self.linear(&gate_up, hidden, bias.mlp)?,
-                self.linear(&down, wide, bias.mlp)?,
-            ),
+            attention_norm: self.norm(&format!("{layer}.input_layernorm.weight"), hidden)?,
+            qkv: self.linear(&attention, parts, hidden, bias.qkv)?,
+            qk_norms: qk.map(|names| self.norms(layer, names, heads.dim)).transpose()?,
+            output: self.linear(&attention, &[("o_proj", hidden)], q, bias.output)?,
+            mlp_norm: self.norm(&format!("{layer}.{mlp_norm}.weight"), hidden)?,
+            mlp: self.mlp(layer)?,
+            post_norms: post.map(|names| self.norms(layer, names, hidden)).transpose()?,
             rotary,
         })
     }
 
-    /// Matrices of the names and rows given, all of `input` columns, as one.
+    fn mlp(&mut self, layer: &str) -> Result<Mlp, Error> {
+        let DecoderSpec { hidden, mlp, .. } = *self.spec;
+        let plain = ["gate_proj", "up_proj", "down_proj"];
+        let Some(experts) = mlp.experts else {
+            return Ok(Mlp::Dense(self.gated(&format!("{layer}.mlp"), plain)?));
+        };
+        let (part, names) = if experts.mixtral_names {
+            ("block_sparse_moe", ["w1", "w3", "w2"])
+        } else {
+            ("mlp", plain)
+        };
+        let layer = format!("{layer}.{part}");
+        let router = self.linear(&layer, &[("gate", experts.count)], hidden, false)?;
+        let gated = |expert| self.gated(&format!("{layer}.experts.{expert}"), names);
+        let all = (0..experts.count).map(gated).collect::<Result<Vec<_>, _>>()?;
+        Ok(Mlp::Experts(Experts::new(experts, router, all)))
+    }
+
+    /// An MLP by the names of its gate, up and down.
+    fn gated(&mut self, mlp: &str, [gate, up, down]: [&str; 3]) -> Result<Gated, Error> {
+        let DecoderSpec { hidden, intermediate: wide, bias, .. } = *self.spec;
+        let parts: &[_] = if self.spec.fused {
+            &[("gate_up_proj", 2 * wide)]
+        } else {
+            &[(gate, wide), (up, wide)]
+        };
+        let gate_up = self.linear(mlp, parts, hidden, bias.mlp)?;
+        let down = self.linear(mlp, &[(down, hidden)], wide, bias.mlp)?;
+        Ok(Gated::new(gate_up, down, self.spec.mlp.activation))
+    }
+
+    /// Matrices below `place`, of the names and rows given, all of `input` columns, as one.
     fn linear(
         &mut self,
-        parts: &[(String, usize)],
+        place: &str,
+        parts: &[(&str, usize)],
         input: usize,
         bias: bool,
     ) -> Result<Linear, Error> {
         let (mut views, mut biases) = (Vec::new(), Vec::new());
         for (name, rows) in parts {
-            views.push((self.take)(&format!("{name}.weight"), &[*rows, input])?);
+            views.push((self.take)(&format!("{place}.{name}.weight"), &[*rows, input])?);
             if bias {
-                biases.extend(self.vector(&format!("{name}.bias"), *rows)?);
+                biases.extend(self.vector(&format!("{place}.{name}.bias"), *rows)?);
             }
         }
         Ok(Linear::joined(&views, bias.then_some(biases))?)
     }
 
-    fn norm(&mut self, name: &str) -> Result<RmsNorm, Error> {
-        let weight = self.vector(name, self.spec.hidden)?;
-        Ok(RmsNorm::new(weight, self.spec.norm_eps)?)
+    fn norm(&mut self, name: &str, width: usize) -> Result<RmsNorm, Error> {
+        let mut weight = self.vector(name, width)?;
+        for weight in &mut weight {
+            *weight += self.spec.norm.offset;
+        }
+        Ok(RmsNorm::new(weight, self.spec.norm.eps)?)
+    }
+
+    fn norms(
+        &mut self,
+        layer: &str,
+        [a, b]: [&str; 2],
+        width: usize,
+    ) -> Result<[RmsNorm; 2], Error> {
+        let mut norm = |name| self.norm(&format!("{layer}.{name}.weight"), width);
+        Ok([norm(a)?, norm(b)?])
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>, Error> {

@@ -10,13 +10,13 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// weight: `[hidden]`.
+    /// weight: `[width]`.
     pub fn new(weight: Vec<f32>, eps: f64) -> Result<Self> {
-        let hidden = weight.len();
-        Ok(Self { weight: Tensor::from_vec(weight, hidden, &Device::Cpu)?, eps: eps as f32 })
+        let width = weight.len();
+        Ok(Self { weight: Tensor::from_vec(weight, width, &Device::Cpu)?, eps: eps as f32 })
     }
 
-    /// x: `[tokens, hidden]` f32, contiguous; returns the same shape.
+    /// x: `[…, width]` f32, contiguous; returns the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         candle_nn::ops::rms_norm(x, &self.weight, self.eps)
     }

@@ -9,7 +9,7 @@ pub struct DecoderSpec {
     pub family: &'static str,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width of the MLP.
+    /// Width of the MLP; of one expert where there are experts.
     pub intermediate: usize,
     /// Rows of the embedding.
     pub vocab: usize,
@@ -17,12 +17,16 @@ pub struct DecoderSpec {
     pub context: usize,
     /// Attention heads.
     pub heads: Heads,
-    /// Epsilon of every RMS norm.
-    pub norm_eps: f64,
+    /// RMS norms.
+    pub norm: NormSpec,
     /// Projections that have a bias.
     pub bias: Bias,
-    /// The output matrix is the embedding.
-    pub tied_head: bool,
+    /// The files have q, k, v as one matrix, and gate and up as one.
+    pub fused: bool,
+    /// The feed-forward part of a block.
+    pub mlp: MlpSpec,
+    /// What is before the first and after the last layer.
+    pub ends: Ends,
     /// One entry a layer.
     pub layers: Vec<LayerSpec>,
 }
@@ -36,6 +40,62 @@ pub struct Heads {
     pub kv: usize,
     /// Size of one head.
     pub dim: usize,
+}
+
+/// Which RMS norms there are, and their arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormSpec {
+    /// Added to the mean square.
+    pub eps: f64,
+    /// Added to every stored weight.
+    pub offset: f32,
+    /// Attention and MLP results are normed too, before they are added to the residual stream.
+    pub post: bool,
+    /// Every head of q and k is normed, before rope.
+    pub qk: bool,
+}
+
+/// The feed-forward part of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MlpSpec {
+    /// Function of the gate.
+    pub activation: Activation,
+    /// Several MLPs of which a router picks some for every token; `None`: one.
+    pub experts: Option<ExpertSpec>,
+}
+
+/// Function of the gate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// x · sigmoid(x).
+    #[default]
+    Silu,
+    /// The gaussian error unit by its tanh formula.
+    GeluTanh,
+}
+
+/// Mixture of experts: the softmax of the router's scores picks and weighs experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertSpec {
+    /// Experts of a layer.
+    pub count: usize,
+    /// Experts that a token uses.
+    pub used: usize,
+    /// The weights of those used are scaled to a sum of 1.
+    pub normed: bool,
+    /// The files name tensors as Mixtral does: `block_sparse_moe`, w1, w2, w3.
+    pub mixtral_names: bool,
+}
+
+/// What is before the first and after the last layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ends {
+    /// Embeddings are multiplied by this.
+    pub embedding_scale: f32,
+    /// The output matrix is the embedding.
+    pub tied_head: bool,
+    /// Logits are `cap · tanh(logit / cap)`.
+    pub logit_softcap: Option<f32>,
 }
 
 /// Projections that have a bias.
@@ -56,6 +116,8 @@ pub struct LayerSpec {
     pub window: Option<usize>,
     /// Scores are q·k times this.
     pub scale: f32,
+    /// Scaled scores are `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
     /// Rotary embedding.
     pub rope: Rope,
 }
@@ -65,8 +127,12 @@ pub struct LayerSpec {
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
+    /// First elements of a head that are turned, an even number; 0 for a layer without positions.
+    pub rotated: usize,
     /// Change of the frequencies for long contexts.
     pub scaling: RopeScaling,
+    /// Cosines and sines are multiplied by this.
+    pub magnitude: f32,
 }
 
 /// How rope frequencies are stretched.
@@ -87,7 +153,18 @@ pub enum RopeScaling {
         /// Context before stretching.
         original_context: f64,
     },
-    /// Every frequency divided by its own factor: `dim / 2` of them, as GGUF files of Llama 3 carry
-    /// them.
+    /// Yarn: frequencies of many turns kept, of few divided, a ramp between, by index.
+    Yarn {
+        /// Divisor of the frequencies of few turns.
+        factor: f64,
+        /// Turns over the original context from which a frequency is kept.
+        fast: f64,
+        /// Turns below which it is divided.
+        slow: f64,
+        /// Context before stretching.
+        original_context: f64,
+    },
+    /// Every frequency divided by its own factor, `rotated / 2` of them: longrope, and Llama 3 in
+    /// GGUF files.
     Factors(Vec<f32>),
 }

@@ -4,16 +4,16 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use candle_core::{Device, Result, Tensor};
-use kvant_models::{Attend, Decoder, DecoderSpec, Heads, ModelFiles};
+use kvant_models::{Attend, Decoder, DecoderSpec, Heads, LayerSpec, ModelFiles};
 
 /// Causal attention over every sequence's keys and values, kept whole.
 struct PlainAttend {
     heads: Heads,
-    scale: f64,
+    layers: Vec<LayerSpec>,
     /// Keys and values of (sequence, layer), each `[tokens, heads.kv, dim]`.
     cache: HashMap<(usize, usize), (Vec<f32>, Vec<f32>)>,
     /// Sequence of every token of the step.
@@ -22,16 +22,22 @@ struct PlainAttend {
 
 impl PlainAttend {
     fn new(spec: &DecoderSpec) -> Self {
-        let scale = f64::from(spec.layers[0].scale);
-        Self { heads: spec.heads, scale, cache: HashMap::new(), rows: Vec::new() }
+        let layers = spec.layers.clone();
+        Self { heads: spec.heads, layers, cache: HashMap::new(), rows: Vec::new() }
     }
 
     /// One query head over the keys and values of its sequence so far.
-    fn head(&self, q: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
+    fn head(&self, layer: &LayerSpec, q: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
         let (stride, dim) = (self.heads.kv * self.heads.dim, self.heads.dim);
+        let tokens = keys.len().div_ceil(stride);
+        let unseen = layer.window.map_or(0, |window| tokens.saturating_sub(window)) * stride;
+        let (keys, values) = (&keys[unseen..], &values[unseen..]);
         let dot = |key: &[f32]| q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
         let scores: Vec<f64> = keys.chunks(stride).map(|k| dot(&k[..dim])).collect();
-        let scores = scores.iter().map(|score: &f64| score * self.scale);
+        let scores = scores.iter().map(|score: &f64| {
+            let score = score * f64::from(layer.scale);
+            layer.softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
+        });
         let highest = scores.clone().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.map(|score| (score - highest).exp()).collect();
         let total: f64 = weights.iter().sum();
@@ -59,7 +65,7 @@ impl Attend for PlainAttend {
             for head in 0..q_heads {
                 let q = &q[(token * q_heads + head) * dim..][..dim];
                 let first = head / (q_heads / kv) * dim;
-                out.extend(self.head(q, &keys[first..], &values[first..]));
+                out.extend(self.head(&self.layers[layer], q, &keys[first..], &values[first..]));
             }
         }
         Tensor::from_vec(out, (self.rows.len(), q_heads, dim), &Device::Cpu)
@@ -137,35 +143,107 @@ fn check(name: &str, bound: f32) {
     assert_eq!(&both[&7], whole, "{name} beside another sequence");
 }
 
-#[test]
-fn grouped_heads_and_a_tied_head() {
-    check("llama-gqa-tied", 1e-4);
+/// Every case of scripts/make-golden.py, by family.
+const CASES: [(&str, &[&str]); 8] = [
+    (
+        "llama",
+        &[
+            "llama-gqa-tied",
+            "llama-rope-llama3",
+            "llama-rope-linear",
+            "llama-bias",
+            "llama-bias-gguf",
+            "llama-gguf-f32",
+            // The reference rounds the input of every product to Q8_0 too.
+            "llama-gguf-q8_0",
+        ],
+    ),
+    ("qwen2", &["qwen2", "qwen2-gguf", "qwen2-window", "qwen2-yarn", "qwen2-yarn-gguf"]),
+    ("qwen3", &["qwen3", "qwen3-gguf"]),
+    ("mistral", &["mistral-window", "mistral-nemo", "mistral-nemo-gguf"]),
+    (
+        "gemma",
+        &[
+            "gemma",
+            "gemma-gguf",
+            "gemma2",
+            "gemma2-gguf",
+            "gemma2-scale",
+            "gemma3",
+            "gemma3-gguf",
+            "gemma3-linear",
+            "gemma3-linear-gguf",
+        ],
+    ),
+    (
+        "phi3",
+        &[
+            "phi3",
+            "phi3-longrope-long",
+            "phi3-longrope-long-gguf",
+            "phi3-longrope-short",
+            "phi4-mini",
+            "phi4-mini-gguf",
+        ],
+    ),
+    ("smollm3", &["smollm3", "smollm3-gguf"]),
+    ("experts", &["qwen3-moe", "qwen3-moe-gguf", "qwen3-moe-unnormed", "mixtral", "mixtral-gguf"]),
+];
+
+fn check_family(family: &str) {
+    let (_, names) = CASES.iter().find(|(name, _)| *name == family).unwrap();
+    names.iter().for_each(|name| check(name, 1e-4));
 }
 
 #[test]
-fn llama3_rope_scaling_and_f16_weights() {
-    check("llama-rope-llama3", 1e-4);
+fn every_golden_folder_is_checked() {
+    let listed: BTreeSet<&str> =
+        CASES.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+    let has = |name: &str| folder(name).join("reference.safetensors").is_file();
+    let found = std::fs::read_dir(folder("")).unwrap();
+    let found = found.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let found: BTreeSet<String> = found.filter(|name| has(name)).collect();
+    assert_eq!(found.iter().map(String::as_str).collect::<BTreeSet<_>>(), listed);
 }
 
 #[test]
-fn linear_rope_scaling_and_bf16_weights() {
-    check("llama-rope-linear", 1e-4);
+fn llama_scales_rope_joins_biases_and_reads_gguf() {
+    check_family("llama");
 }
 
 #[test]
-fn biases() {
-    check("llama-bias", 1e-4);
+fn qwen2_has_biases() {
+    check_family("qwen2");
 }
 
 #[test]
-fn gguf_with_interleaved_heads_and_rope_factors() {
-    check("llama-gguf-f32", 1e-4);
+fn qwen3_norms_q_and_k() {
+    check_family("qwen3");
 }
 
-/// The reference rounds the input of every product to Q8_0 too.
 #[test]
-fn gguf_in_q8_0() {
-    check("llama-gguf-q8_0", 1e-4);
+fn mistral_slides_and_has_heads_of_its_own_size() {
+    check_family("mistral");
+}
+
+#[test]
+fn gemma_scales_caps_slides_and_norms_twice() {
+    check_family("gemma");
+}
+
+#[test]
+fn phi3_joins_matrices_and_turns_parts_of_heads() {
+    check_family("phi3");
+}
+
+#[test]
+fn smollm3_leaves_layers_unturned() {
+    check_family("smollm3");
+}
+
+#[test]
+fn experts_are_picked_by_token() {
+    check_family("experts");
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! Plans by hand: a decoder whose page costs a round number.
 
 use kvant_kv_cache::LayerShape;
-use kvant_models::{Bias, Heads, LayerSpec, Rope, RopeScaling};
+use kvant_models::{Bias, Ends, Heads, LayerSpec, MlpSpec, NormSpec, Rope, RopeScaling};
 
 use super::*;
 
 const MIB: u64 = 1 << 20;
 
 fn spec() -> DecoderSpec {
-    let rope = Rope { theta: 1e4, scaling: RopeScaling::None };
+    let rope = Rope { theta: 1e4, rotated: 64, scaling: RopeScaling::None, magnitude: 1.0 };
     DecoderSpec {
         family: "llama",
         hidden: 64,
@@ -16,10 +16,12 @@ fn spec() -> DecoderSpec {
         vocab: 1000,
         context: 8192,
         heads: Heads { q: 2, kv: 2, dim: 64 },
-        norm_eps: 1e-5,
+        norm: NormSpec { eps: 1e-5, offset: 0.0, post: false, qk: false },
         bias: Bias::default(),
-        tied_head: true,
-        layers: vec![LayerSpec { window: None, scale: 0.125, rope }; 32],
+        fused: false,
+        mlp: MlpSpec::default(),
+        ends: Ends { embedding_scale: 1.0, tied_head: true, logit_softcap: None },
+        layers: vec![LayerSpec { window: None, scale: 0.125, softcap: None, rope }; 32],
     }
 }
 

@@ -39,8 +39,8 @@ impl Attend for StepAttend<'_> {
         let (_, kv_heads, dim) = k.dims3()?;
         let (tokens, q_heads, _) = q.dims3()?;
         let mut out = vec![0.0; tokens * q_heads * dim];
-        let LayerSpec { window, scale, .. } = self.layers[layer];
-        let params = AttendParams { q_heads, scale, window };
+        let LayerSpec { window, scale, softcap, .. } = self.layers[layer];
+        let params = AttendParams { q_heads, scale, window, softcap };
         with_floats(q, |q| {
             with_floats(k, |k| {
                 with_floats(v, |v| {
@@ -95,12 +95,12 @@ impl StepAttend<'_> {
                     tokens: row.tokens.len(),
                     mask: None,
                 });
-                let AttendParams { q_heads, scale, window } = *params;
+                let AttendParams { q_heads, scale, window, softcap } = *params;
                 let params = PackedParams {
                     q_heads,
                     scale,
                     window,
-                    soft_cap: None,
+                    soft_cap: softcap,
                     sink_logits: None,
                     path: Path::best(),
                 };

@@ -62,9 +62,12 @@ pub struct AttendParams {
     pub scale: f32,
     /// A token sees this many tokens including itself; `None` sees all.
     pub window: Option<usize>,
+    /// Scaled scores become `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
 }
 
-/// Writes softmax(scale · q·Kᵀ)·V of every query token; a token that sees nothing gets zeros.
+/// Writes softmax(scale · q·Kᵀ)·V of every query token, its scores capped if so asked; a token that
+/// sees nothing gets zeros.
 ///
 /// `q` and `out` are `[sum of tokens, q_heads, dim]`. Sums are in f32.
 ///

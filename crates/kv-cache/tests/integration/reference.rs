@@ -75,7 +75,7 @@ impl Case {
                     AttendRow { pages, position: row.position, tokens: row.tokens }
                 };
                 let rows: Vec<AttendRow<'_>> = rows.iter().map(row).collect();
-                let params = AttendParams { q_heads, scale, window };
+                let params = AttendParams { q_heads, scale, window, softcap: None };
                 attend_dense(&mut out, q, tiles, &rows, &params);
             }
             Tiles::Packed(tiles) => {

@@ -70,20 +70,22 @@ impl GgufWeights {
     pub(super) fn new(gguf: Gguf, config: &HfConfig) -> Result<Self, Error> {
         let mut by_name = BTreeMap::new();
         for (index, tensor) in gguf.tensors().iter().enumerate() {
-            let name = hf_name(&tensor.name).unwrap_or_else(|| tensor.name.clone());
+            let name =
+                hf_name(&tensor.name, gguf.architecture()).unwrap_or_else(|| tensor.name.clone());
             if by_name.insert(name.clone(), index).is_some() {
                 let what = format!("there are two tensors that mean {name}");
                 return Err(Error::malformed(gguf.file(), format!("tensor {}", tensor.name), what));
             }
         }
         let heads = (config.size.num_attention_heads, config.size.kv_heads());
-        let interleaved = (gguf.architecture() == "llama").then_some(heads);
+        let interleaved = matches!(gguf.architecture(), "llama" | "smollm3").then_some(heads);
         Ok(Self { gguf, by_name, interleaved })
     }
 
     fn tensor(&self, name: &str) -> Result<TensorView, Error> {
-        let missing = || Error::missing(self.gguf.file(), name);
-        let index = *self.by_name.get(name).ok_or_else(missing)?;
+        let Some(&index) = self.by_name.get(name) else {
+            return self.expert(name).ok_or_else(|| Error::missing(self.gguf.file(), name));
+        };
         let tensor = &self.gguf.tensors()[index];
         let mut bytes = self.gguf.tensor_bytes(tensor);
         if let Some(heads) = self.interleaved_heads(name) {
@@ -94,6 +96,19 @@ impl GgufWeights {
             })?);
         }
         Ok(TensorView { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes })
+    }
+
+    /// `….experts.N.part.weight`: one matrix of `….experts.part.weight`, `[experts, out, in]`.
+    fn expert(&self, name: &str) -> Option<TensorView> {
+        let (before, rest) = name.split_once(".experts.")?;
+        let (number, part) = rest.split_once('.')?;
+        let index = *self.by_name.get(&format!("{before}.experts.{part}"))?;
+        let (tensor, number) = (&self.gguf.tensors()[index], number.parse::<usize>().ok()?);
+        let [count, rows, columns] = *tensor.shape.as_slice() else { return None };
+        let length = tensor.length / count;
+        let range = number.checked_mul(length)?..number.checked_add(1)?.checked_mul(length)?;
+        let bytes = self.gguf.tensor_bytes(tensor).slice(range)?;
+        Some(TensorView { dtype: tensor.dtype, shape: vec![rows, columns], bytes })
     }
 
     /// Heads of a tensor whose rows are to be brought into half-split order.

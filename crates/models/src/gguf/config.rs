@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::Gguf;
+use super::{Gguf, Value};
 use crate::files::TensorView;
 use crate::{
-    AttentionConfig, Error, HfConfig, OutputConfig, RopeConfig, RopeScalingConfig, SizeConfig,
+    AttentionConfig, Error, ExpertConfig, HfConfig, OutputConfig, RopeConfig, RopeScalingConfig,
+    SizeConfig,
 };
 
 /// Tokens by which models end a turn, whether or not the metadata names them.
@@ -21,28 +22,36 @@ pub(crate) fn hf_config(gguf: &Gguf) -> Result<HfConfig, Error> {
         return Err(Error::config(gguf.file(), "general.architecture", "is missing or no text"));
     }
     let keys = Keys { gguf, architecture: name };
+    let size = keys.size()?;
+    let (attention, experts) = (keys.attention(&size)?, keys.experts()?);
     let architecture = match name {
+        // Files of Mistral and Mixtral call themselves llama.
+        "llama" if experts.num_experts.is_some() => "MixtralForCausalLM",
+        "llama" if attention.sliding_window.is_some() => "MistralForCausalLM",
         "llama" => "LlamaForCausalLM",
         "qwen2" => "Qwen2ForCausalLM",
         "qwen3" => "Qwen3ForCausalLM",
+        "qwen3moe" => "Qwen3MoeForCausalLM",
+        "gemma" => "GemmaForCausalLM",
+        "gemma2" => "Gemma2ForCausalLM",
+        "gemma3" => "Gemma3ForCausalLM",
+        "phi3" => "Phi3ForCausalLM",
+        "smollm3" => "SmolLM3ForCausalLM",
         other => other,
     };
-    let size = keys.size()?;
-    let rope = keys.rope(&size)?;
+    let gemma = name.starts_with("gemma");
     Ok(HfConfig {
         architecture: architecture.to_owned(),
         model_type: Some(name.to_owned()),
-        attention: AttentionConfig {
-            attention_bias: Some(gguf.tensor("blk.0.attn_q.bias").is_some()),
-            mlp_bias: Some(gguf.tensor("blk.0.ffn_up.bias").is_some()),
-            sliding_window: keys.size_of("attention.sliding_window")?,
-            ..AttentionConfig::default()
-        },
-        rope,
+        attention,
+        rope: keys.rope(&size)?,
+        experts,
         output: OutputConfig {
             rms_norm_eps: keys.number("attention.layer_norm_rms_epsilon"),
-            hidden_act: Some("silu".to_owned()),
+            norm_offset_stored: gemma,
+            hidden_act: Some(if gemma { "gelu_pytorch_tanh" } else { "silu" }.to_owned()),
             tie_word_embeddings: Some(gguf.tensor("output.weight").is_none()),
+            final_logit_softcapping: keys.softcap("final_logit_softcapping", 30.0),
             ..OutputConfig::default()
         },
         size,
@@ -114,37 +123,91 @@ impl Keys<'_> {
         tokens.map(<[String]>::len).ok_or_else(missing)
     }
 
+    fn attention(&self, size: &SizeConfig) -> Result<AttentionConfig, Error> {
+        let window = self.size_of("attention.sliding_window")?.filter(|window| *window > 0);
+        let pattern = self.key("attention.sliding_window_pattern");
+        let layer_types = match self.gguf.value(&pattern) {
+            Some(Value::Array(sliding)) => {
+                Some(sliding.values().map(|flag| layer_type(&flag)).collect())
+            }
+            _ => None,
+        };
+        // The largest Gemma 2 and 3 scale scores by another size than that of their heads, which
+        // the file does not say; llama.cpp tells them by their layers too.
+        let largest =
+            matches!((self.architecture, size.num_hidden_layers), ("gemma2", 46) | ("gemma3", 62));
+        let scalar = largest.then(|| (size.hidden_size / size.num_attention_heads) as f64);
+        Ok(AttentionConfig {
+            attention_bias: Some(self.gguf.tensor("blk.0.attn_q.bias").is_some()),
+            mlp_bias: Some(self.gguf.tensor("blk.0.ffn_up.bias").is_some()),
+            sliding_window: window,
+            sliding_window_pattern: match layer_types {
+                Some(_) => None,
+                None => self.size_of("attention.sliding_window_pattern")?,
+            },
+            layer_types,
+            query_pre_attn_scalar: scalar,
+            attn_logit_softcapping: self.softcap("attn_logit_softcapping", 50.0),
+            ..AttentionConfig::default()
+        })
+    }
+
+    /// A soft cap; Gemma 2 has them also where its file does not say so.
+    fn softcap(&self, key: &str, usual: f64) -> Option<f64> {
+        self.number(key).or_else(|| (self.architecture == "gemma2").then_some(usual))
+    }
+
+    fn experts(&self) -> Result<ExpertConfig, Error> {
+        let count = self.size_of("expert_count")?.filter(|count| *count > 0);
+        Ok(ExpertConfig {
+            num_experts: count,
+            num_experts_per_tok: self.size_of("expert_used_count")?,
+            moe_intermediate_size: self.size_of("expert_feed_forward_length")?,
+            norm_topk_prob: count.map(|_| true),
+            ..ExpertConfig::default()
+        })
+    }
+
     fn rope(&self, size: &SizeConfig) -> Result<RopeConfig, Error> {
         let rotated = self.size_of("rope.dimension_count")?.unwrap_or(size.head_size());
         let partial = rotated != size.head_size();
         Ok(RopeConfig {
             rope_theta: self.number("rope.freq_base"),
-            rope_scaling: self.scaling(),
+            rope_scaling: self.scaling(rotated)?,
+            rope_local_base_freq: self.number("rope.freq_base_swa"),
             partial_rotary_factor: partial.then(|| rotated as f64 / size.head_size() as f64),
-            factors: self.factors(rotated)?,
+            factors: self.factors("rope_freqs.weight", rotated)?,
             ..RopeConfig::default()
         })
     }
 
-    fn scaling(&self) -> Option<RopeScalingConfig> {
+    fn scaling(&self, rotated: usize) -> Result<Option<RopeScalingConfig>, Error> {
+        let long_factor = self.factors("rope_factors_long.weight", rotated)?;
+        let short_factor = self.factors("rope_factors_short.weight", rotated)?;
         let older = self.number("rope.scale_linear").filter(|&factor| factor != 1.0);
         let kind = match self.gguf.str(&self.key("rope.scaling.type")) {
-            Some("none") => return None,
-            Some(kind) => kind,
-            None => older.map(|_| "linear")?,
+            // Files of Phi have factors and no type.
+            _ if long_factor.is_some() => "longrope",
+            Some(kind) if kind != "none" => kind,
+            None if older.is_some() => "linear",
+            _ => return Ok(None),
         };
-        Some(RopeScalingConfig {
+        Ok(Some(RopeScalingConfig {
             rope_type: Some(kind.to_owned()),
             factor: self.number("rope.scaling.factor").or(older),
             original_max_position_embeddings: self.number("rope.scaling.original_context_length"),
             attention_factor: self.number("rope.scaling.attn_factor"),
+            beta_fast: self.number("rope.scaling.yarn_beta_fast"),
+            beta_slow: self.number("rope.scaling.yarn_beta_slow"),
+            long_factor,
+            short_factor,
             ..RopeScalingConfig::default()
-        })
+        }))
     }
 
-    /// Divisors of the frequencies, which files of Llama 3.1 and later carry instead of parameters.
-    fn factors(&self, rotated: usize) -> Result<Option<Vec<f32>>, Error> {
-        let Some(tensor) = self.gguf.tensor("rope_freqs.weight") else { return Ok(None) };
+    /// Divisors of the frequencies: files of Llama 3.1 and later carry them instead of parameters.
+    fn factors(&self, name: &str, rotated: usize) -> Result<Option<Vec<f32>>, Error> {
+        let Some(tensor) = self.gguf.tensor(name) else { return Ok(None) };
         let (dtype, shape) = (tensor.dtype, tensor.shape.clone());
         let view = TensorView { dtype, shape, bytes: self.gguf.tensor_bytes(tensor) };
         let usable = |factors: &Vec<f32>| {
@@ -153,9 +216,15 @@ impl Keys<'_> {
         };
         view.f32s().filter(usable).map(Some).ok_or_else(|| {
             let what = format!("is not {} positive floats", rotated / 2);
-            Error::malformed(self.gguf.file(), "tensor rope_freqs.weight", what)
+            Error::malformed(self.gguf.file(), format!("tensor {name}"), what)
         })
     }
+}
+
+/// A flag of the pattern of windows as config.json would say it.
+fn layer_type(sliding: &Value) -> String {
+    let slides = matches!(sliding, Value::Bool(true));
+    if slides { "sliding_attention" } else { "full_attention" }.to_owned()
 }
 
 /// Tokens that end a sequence, ascending: those that the metadata names, and the well-known ones.

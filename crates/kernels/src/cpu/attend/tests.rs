@@ -54,8 +54,8 @@ impl Case {
             .collect::<Vec<_>>();
         let len = pages * kv_heads * PAGE_TOKENS * dim;
         let tokens: usize = rows.iter().map(|r: &(Vec<u32>, usize, usize)| r.2).sum();
-        let params =
-            AttendParams { q_heads: kv_heads * group, scale: 1.0 / (dim as f32).sqrt(), window };
+        let scale = 1.0 / (dim as f32).sqrt();
+        let params = AttendParams { q_heads: kv_heads * group, scale, window, softcap: None };
         let q = random.floats(tokens * params.q_heads * dim, 4.0);
         let (keys, values) = (random.halves(len), random.halves(len));
         Self { keys, values, kv_heads, dim, params, rows, q }
@@ -124,7 +124,8 @@ impl Case {
             .map(|row| {
                 let key = &self.keys[*row..*row + self.dim];
                 let dot: f64 = query.iter().zip(key).map(|(q, k)| *q as f64 * k.to_f64()).sum();
-                dot * self.params.scale as f64
+                let score = dot * self.params.scale as f64;
+                self.params.softcap.map_or(score, |cap| cap as f64 * (score / cap as f64).tanh())
             })
             .collect();
         let max = scores.iter().copied().fold(f64::MIN, f64::max);
@@ -211,6 +212,24 @@ fn a_result_does_not_depend_on_chunks_or_neighbours() {
         assert_eq!(bits(&together), bits(&alone), "alone, window {window:?}");
         assert_eq!(bits(&together), bits(&in_chunks), "chunks, window {window:?}");
         assert_eq!(bits(&together), bits(&one_by_one), "one by one, window {window:?}");
+    }
+}
+
+#[test]
+fn capped_scores_follow_the_reference_and_keep_rows_apart() {
+    for (j, window) in WINDOWS.into_iter().enumerate() {
+        for cap in [0.5, 2.0, 50.0] {
+            let rows = [(0, 70), (600, 1), (460, 60), (5, 1)];
+            let mut case = Case::new((2, GROUPS[j], DIMS[j]), window, &rows);
+            let plain = case.run();
+            case.params.softcap = Some(cap);
+            case.check();
+            let together = case.run();
+            // A token that sees one key gives it the whole weight, capped or not.
+            assert_eq!(bits(&together) == bits(&plain), window == Some(1));
+            let alone = (0..rows.len()).flat_map(|row| case.run_part(row, 0, rows[row].1));
+            assert_eq!(bits(&together), bits(&alone.collect::<Vec<_>>()));
+        }
     }
 }
 

@@ -131,6 +131,9 @@ impl Scratch {
             let slots = clip(&(start..end), tile);
             self.load_tile(job, task, tile, &slots);
             self.score(job.width, &slots);
+            if let Some(cap) = job.params.softcap {
+                self.cap(cap, &slots);
+            }
             self.weigh(job, block, tile);
             self.accumulate(job.width, &slots);
         }
@@ -150,6 +153,16 @@ impl Scratch {
     fn score(&mut self, width: usize, slots: &Range<usize>) {
         debug_assert_eq!(self.queries.len(), self.weights.len() * width);
         score_all(&mut self.weights, &self.queries, &self.keys, slots);
+    }
+
+    /// Scores, in base 2, to `cap · tanh(score / cap)`, one by one.
+    fn cap(&mut self, cap: f32, slots: &Range<usize>) {
+        let cap = cap * std::f32::consts::LOG2_E;
+        for weights in &mut self.weights {
+            for score in &mut weights[slots.clone()] {
+                *score = cap * (*score / cap).tanh();
+            }
+        }
     }
 
     /// Turns scores into weights and scales the state to the new maximum.

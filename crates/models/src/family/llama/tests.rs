@@ -24,9 +24,9 @@ fn spec(changes: &Value) -> Result<DecoderSpec, Error> {
 fn keys_become_the_fields_of_the_decoder() {
     let plain = spec(&json!({})).unwrap();
     assert_eq!((plain.family, plain.hidden, plain.intermediate), ("llama", 64, 96));
-    assert_eq!((plain.vocab, plain.context, plain.tied_head), (256, 512, true));
+    assert_eq!((plain.vocab, plain.context, plain.ends.tied_head), (256, 512, true));
     assert_eq!(plain.heads, Heads { q: 4, kv: 2, dim: 16 });
-    assert_eq!((plain.norm_eps, plain.bias), (1e-5, Bias::default()));
+    assert_eq!((plain.norm.eps, plain.bias), (1e-5, Bias::default()));
     assert_eq!(plain.layers.len(), 3);
     let layer = &plain.layers[2];
     assert_eq!((layer.window, layer.scale), (None, 0.25));
@@ -38,8 +38,8 @@ fn missing_keys_take_the_defaults_of_the_reference_library() {
     let gone = json!({"rope_theta": null, "rms_norm_eps": null, "tie_word_embeddings": null,
         "num_key_value_heads": null, "hidden_act": null});
     let sparse = spec(&gone).unwrap();
-    assert_eq!((sparse.layers[0].rope.theta, sparse.norm_eps), (10_000.0, 1e-6));
-    assert_eq!((sparse.tied_head, sparse.heads.kv), (false, 4));
+    assert_eq!((sparse.layers[0].rope.theta, sparse.norm.eps), (10_000.0, 1e-6));
+    assert_eq!((sparse.ends.tied_head, sparse.heads.kv), (false, 4));
 }
 
 #[test]
@@ -74,8 +74,9 @@ fn what_is_wrong_is_named() {
         (json!({"hidden_act": "relu"}), "hidden_act"),
         (json!({"rms_norm_eps": 0.0}), "rms_norm_eps"),
         (json!({"rope_theta": -1.0}), "rope_theta"),
-        (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
-        (json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}), "rope_scaling.rope_type"),
+        (json!({"partial_rotary_factor": 1.5}), "partial_rotary_factor"),
+        (json!({"partial_rotary_factor": 0.2}), "head_dim"),
+        (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "rope_scaling.rope_type"),
         (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor"),
         (json!({"rope_scaling": {"type": "linear", "factor": 0.0}}), "rope_scaling.factor"),
         (json!({"rope_scaling": llama3}), "rope_scaling.high_freq_factor"),
