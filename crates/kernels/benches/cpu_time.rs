@@ -60,7 +60,7 @@ fn decode(shape: (usize, usize, usize), batch: usize, context: usize) {
             PackedRow { pages, tail, sinks: None, position, tokens: 1, mask: None }
         })
         .collect();
-    let params = AttendParams { q_heads, scale: 0.125, window: None };
+    let params = AttendParams { q_heads, scale: 0.125, window: None, softcap: None };
     let twin = time(|| attend_dense(&mut out, &q, caches[0].dense(), &dense, &params));
     print!("{kv_heads}x{group}x{dim} {batch}x{context}: f16 {twin:.3} ms");
     for (cache, (preset, ..)) in caches.iter().zip(PRESETS) {

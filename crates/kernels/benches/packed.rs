@@ -33,7 +33,7 @@ fn decode(c: &mut Criterion) {
             let rows: Vec<_> = tables()
                 .map(|pages| AttendRow { pages, position: context - 1, tokens: 1 })
                 .collect();
-            let params = AttendParams { q_heads, scale: 0.125, window: None };
+            let params = AttendParams { q_heads, scale: 0.125, window: None, softcap: None };
             bench.throughput(Throughput::Bytes(4 * first.keys.len() as u64));
             bench.bench_function("f16", |b| {
                 b.iter(|| attend_dense(&mut out, &q, first.dense(), &rows, &params));

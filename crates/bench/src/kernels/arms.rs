@@ -82,7 +82,12 @@ impl Step<'_> {
     }
 
     fn dense_params(&self) -> AttendParams {
-        AttendParams { q_heads: self.shape.q_heads(), scale: self.scale(), window: None }
+        AttendParams {
+            q_heads: self.shape.q_heads(),
+            scale: self.scale(),
+            window: None,
+            softcap: None,
+        }
     }
 
     fn packed_params(&self) -> PackedParams<'static> {
