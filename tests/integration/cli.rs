@@ -179,8 +179,9 @@ fn inspect_describes_the_built_in_model() {
     assert_eq!(facts["heads"], serde_json::json!({"q": 2, "kv": 1, "dim": 64}));
     assert_eq!(facts["vocab"], 2048);
     assert_eq!(facts["model_context_tokens"], 2048);
-    // K and V of 4 layers, 1 head of 64, 2 bytes each.
-    assert_eq!(facts["cache_bytes_per_token"], 1024);
+    // K and V of 4 layers, 1 head of 64: 2 bytes each, or 12 bits and two scales of 2 bytes.
+    assert_eq!(facts["dense_bytes_per_token"], 1024);
+    assert_eq!(facts["cache_bytes_per_token"], 4 * (64 * 12 / 8 + 4));
     assert_eq!(facts["dtypes"]["f16"].as_u64().map(|tensors| tensors > 0), Some(true), "{facts}");
     assert!(succeeded(output(&["inspect", "tiny"])).contains("llama"));
 }

@@ -209,8 +209,8 @@ fn method(load: &KernelLoad, plan: &Plan) -> Vec<String> {
             load.rounds
         ),
         format!(
-            "Every call takes the next of disjoint sets of pages in random order; a page comes back \
-             after {} MiB of packed pages at least ({} pages, {:.2} GB in 16 bits), so caches do \
+            "Every call takes the next of disjoint sets of pages in random order; a page comes \
+             back after {} MiB of packed pages at least ({} pages, {:.2} GB in 16 bits), so caches do \
              not help.",
             POOL_BYTES >> 20,
             plan.pages,

@@ -169,8 +169,8 @@ mod tests {
         (wrong / expected.iter().map(|x| square(*x)).sum::<f32>()).sqrt()
     }
 
-    /// All arms compute the same attention: what is decoded equals what is read packed, and both are
-    /// near the 16-bit numbers.
+    /// All arms compute the same attention: what is decoded equals what is read packed, and both
+    /// are near the 16-bit numbers.
     #[test]
     fn arms_compute_the_same() {
         for (dim, widths) in [(64, "tq8"), (64, "k8v4"), (80, "tq4"), (128, "tq3")] {
