@@ -48,31 +48,36 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load(self, line: &Line) -> [__m256i; 2] {
         let (halves, _) = line.0.as_chunks::<32>();
-        simd!([0, 1].map(|half: usize| _mm256_load_si256(halves[half].as_ptr().cast())))
+        let [a, b] = [halves[0].as_ptr(), halves[1].as_ptr()];
+        simd!([_mm256_load_si256(a.cast()), _mm256_load_si256(b.cast())])
     }
 
     #[inline(always)]
-    fn low(self, codes: [__m256i; 2]) -> [__m256i; 2] {
-        simd!(codes.map(|codes| _mm256_and_si256(codes, _mm256_set1_epi8(15))))
+    fn low(self, [a, b]: [__m256i; 2]) -> [__m256i; 2] {
+        simd!({
+            let mask = _mm256_set1_epi8(15);
+            [_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)]
+        })
     }
 
     #[inline(always)]
-    fn high(self, codes: [__m256i; 2]) -> [__m256i; 2] {
-        self.low(simd!(codes.map(|codes| _mm256_srli_epi32::<4>(codes))))
+    fn high(self, [a, b]: [__m256i; 2]) -> [__m256i; 2] {
+        self.low(simd!([_mm256_srli_epi32::<4>(a), _mm256_srli_epi32::<4>(b)]))
     }
 
     #[inline(always)]
-    fn merge<const LEFT: u32, const RIGHT: u32, const MASK: u8>(
+    fn merge<const LEFT: i32, const RIGHT: i32, const MASK: u8>(
         self,
-        codes: [__m256i; 2],
-        more: [__m256i; 2],
+        [a, b]: [__m256i; 2],
+        [more, rest]: [__m256i; 2],
     ) -> [__m256i; 2] {
-        simd!([0, 1].map(|half: usize| {
-            let more = _mm256_sll_epi32(more[half], _mm_cvtsi32_si128(LEFT as i32));
-            let more = _mm256_srl_epi32(more, _mm_cvtsi32_si128(RIGHT as i32));
-            let more = _mm256_and_si256(more, _mm256_set1_epi8(MASK as i8));
-            _mm256_or_si256(codes[half], more)
-        }))
+        simd!({
+            let mask = _mm256_set1_epi8(MASK as i8);
+            let more = _mm256_srli_epi32::<RIGHT>(_mm256_slli_epi32::<LEFT>(more));
+            let rest = _mm256_srli_epi32::<RIGHT>(_mm256_slli_epi32::<LEFT>(rest));
+            let (more, rest) = (_mm256_and_si256(more, mask), _mm256_and_si256(rest, mask));
+            [_mm256_or_si256(a, more), _mm256_or_si256(b, rest)]
+        })
     }
 
     #[inline(always)]
@@ -114,7 +119,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn to_floats(self, ints: [__m256i; 2]) -> [__m256; 2] {
-        simd!(ints.map(|ints| _mm256_cvtepi32_ps(ints)))
+        simd!([_mm256_cvtepi32_ps(ints[0]), _mm256_cvtepi32_ps(ints[1])])
     }
 
     #[inline(always)]
@@ -135,33 +140,33 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load_f16(self, bytes: &[u8; 2 * LANES]) -> [__m256; 2] {
         let (halves, _) = bytes.as_chunks::<16>();
-        simd!(
-            [0, 1].map(|half: usize| {
-                _mm256_cvtph_ps(_mm_loadu_si128(halves[half].as_ptr().cast()))
-            })
-        )
+        let [a, b] = [halves[0].as_ptr(), halves[1].as_ptr()];
+        simd!([
+            _mm256_cvtph_ps(_mm_loadu_si128(a.cast())),
+            _mm256_cvtph_ps(_mm_loadu_si128(b.cast()))
+        ])
     }
 
     #[inline(always)]
     fn load_u8(self, bytes: &[u8; LANES]) -> [__m256; 2] {
-        let (halves, _) = bytes.as_chunks::<8>();
-        self.to_floats(simd!([0, 1].map(|half: usize| {
-            _mm256_cvtepu8_epi32(_mm_loadl_epi64(halves[half].as_ptr().cast()))
-        })))
+        self.to_floats(simd!({
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            [_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))]
+        }))
     }
 
     #[inline(always)]
     fn load_i8(self, bytes: &[u8; LANES]) -> [__m256; 2] {
-        let (halves, _) = bytes.as_chunks::<8>();
-        self.to_floats(simd!([0, 1].map(|half: usize| {
-            _mm256_cvtepi8_epi32(_mm_loadl_epi64(halves[half].as_ptr().cast()))
-        })))
+        self.to_floats(simd!({
+            let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))]
+        }))
     }
 
     #[inline(always)]
     fn load_sums(self, sums: &Sums) -> [__m256; 2] {
         let (halves, _) = sums.as_chunks::<8>();
-        simd!([0, 1].map(|half: usize| _mm256_loadu_ps(halves[half].as_ptr())))
+        simd!([_mm256_loadu_ps(halves[0].as_ptr()), _mm256_loadu_ps(halves[1].as_ptr())])
     }
 
     #[inline(always)]

@@ -54,13 +54,14 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn merge<const LEFT: u32, const RIGHT: u32, const MASK: u8>(
+    fn merge<const LEFT: i32, const RIGHT: i32, const MASK: u8>(
         self,
         codes: __m512i,
         more: __m512i,
     ) -> __m512i {
         simd!({
-            let more = _mm512_srli_epi32::<RIGHT>(_mm512_slli_epi32::<LEFT>(more));
+            // A rotation: the bits of the mask are far from the ends.
+            let more = _mm512_ror_epi32::<RIGHT>(_mm512_rol_epi32::<LEFT>(more));
             _mm512_or_si512(codes, _mm512_and_si512(more, _mm512_set1_epi8(MASK as i8)))
         })
     }

@@ -35,7 +35,7 @@ pub(super) trait Lanes: Copy + Send + Sync {
 
     /// `codes | (more << LEFT >> RIGHT) & MASK` by bytes; no bit within the mask comes from another
     /// byte.
-    fn merge<const LEFT: u32, const RIGHT: u32, const MASK: u8>(
+    fn merge<const LEFT: i32, const RIGHT: i32, const MASK: u8>(
         self,
         codes: Self::Codes,
         more: Self::Codes,
@@ -94,7 +94,7 @@ impl Lanes for Portable {
         codes.map(|byte| byte >> 4)
     }
 
-    fn merge<const LEFT: u32, const RIGHT: u32, const MASK: u8>(
+    fn merge<const LEFT: i32, const RIGHT: i32, const MASK: u8>(
         self,
         codes: [u8; 64],
         more: [u8; 64],

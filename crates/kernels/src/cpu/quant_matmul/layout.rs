@@ -96,11 +96,11 @@ impl<const BITS: u32> Layout for Nested<BITS> {
     #[inline(always)]
     fn scales<I: Lanes>(lanes: I, record: &[u8], block: usize) -> Scales<I::Floats> {
         let own = 4 * LANES + block * 2 * LANES;
-        let of = |whole: usize, own: usize| {
-            lanes.times(lanes.load_f16(part(record, whole)), lanes.load_u8(part(record, own)))
-        };
-        let first = of(0, own);
-        Scales { first, second: first, offset: of(2 * LANES, own + LANES) }
+        let (whole, offset) =
+            (lanes.load_f16(part(record, 0)), lanes.load_f16(part(record, 2 * LANES)));
+        let first = lanes.times(whole, lanes.load_u8(part(record, own)));
+        let offset = lanes.times(offset, lanes.load_u8(part(record, own + LANES)));
+        Scales { first, second: first, offset }
     }
 }
 
@@ -131,17 +131,24 @@ fn part<const N: usize>(record: &[u8], at: usize) -> &[u8; N] {
 /// Codes of a block, one byte each, by steps.
 #[inline(always)]
 pub(super) fn unpack<I: Lanes, L: Layout>(lanes: I, lines: &[Line]) -> [I::Codes; STEPS] {
-    let load = |line: usize| lanes.load(&lines[line]);
+    // No closures here: one is a function of its own, in which instructions are not enabled.
+    let [a, b, c, d] = [
+        lanes.load(&lines[0]),
+        lanes.load(&lines[1]),
+        lanes.load(&lines[2]),
+        lanes.load(&lines[3]),
+    ];
     if L::BITS == 8 {
-        return std::array::from_fn(load);
+        let [e, f] = [lanes.load(&lines[4]), lanes.load(&lines[5])];
+        let [g, h] = [lanes.load(&lines[6]), lanes.load(&lines[7])];
+        return [a, b, c, d, e, f, g, h];
     }
-    let packed: [_; 4] = std::array::from_fn(load);
-    let [a, b, c, d] = packed.map(|line| lanes.low(line));
-    let [e, f, g, h] = packed.map(|line| lanes.high(line));
+    let [e, f, g, h] = [lanes.high(a), lanes.high(b), lanes.high(c), lanes.high(d)];
+    let [a, b, c, d] = [lanes.low(a), lanes.low(b), lanes.low(c), lanes.low(d)];
     match L::BITS {
         4 => [a, b, c, d, e, f, g, h],
         5 => {
-            let more = load(4);
+            let more = lanes.load(&lines[4]);
             [
                 lanes.merge::<4, 0, 0x10>(a, more),
                 lanes.merge::<3, 0, 0x10>(b, more),
@@ -154,7 +161,7 @@ pub(super) fn unpack<I: Lanes, L: Layout>(lanes: I, lines: &[Line]) -> [I::Codes
             ]
         }
         _ => {
-            let (more, rest) = (load(4), load(5));
+            let (more, rest) = (lanes.load(&lines[4]), lanes.load(&lines[5]));
             [
                 lanes.merge::<4, 0, 0x30>(a, more),
                 lanes.merge::<2, 0, 0x30>(b, more),

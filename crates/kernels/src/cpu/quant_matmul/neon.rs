@@ -42,29 +42,51 @@ impl Lanes for Neon {
     #[inline(always)]
     fn load(self, line: &Line) -> [uint8x16_t; 4] {
         let (quarters, _) = line.0.as_chunks::<16>();
-        simd!([0, 1, 2, 3].map(|quarter: usize| vld1q_u8(quarters[quarter].as_ptr())))
+        simd!([
+            vld1q_u8(quarters[0].as_ptr()),
+            vld1q_u8(quarters[1].as_ptr()),
+            vld1q_u8(quarters[2].as_ptr()),
+            vld1q_u8(quarters[3].as_ptr())
+        ])
     }
 
     #[inline(always)]
     fn low(self, codes: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
-        simd!(codes.map(|codes| vandq_u8(codes, vdupq_n_u8(15))))
+        simd!({
+            let mask = vdupq_n_u8(15);
+            [
+                vandq_u8(codes[0], mask),
+                vandq_u8(codes[1], mask),
+                vandq_u8(codes[2], mask),
+                vandq_u8(codes[3], mask),
+            ]
+        })
     }
 
     #[inline(always)]
     fn high(self, codes: [uint8x16_t; 4]) -> [uint8x16_t; 4] {
-        simd!(codes.map(|codes| vshrq_n_u8::<4>(codes)))
+        simd!([
+            vshrq_n_u8::<4>(codes[0]),
+            vshrq_n_u8::<4>(codes[1]),
+            vshrq_n_u8::<4>(codes[2]),
+            vshrq_n_u8::<4>(codes[3])
+        ])
     }
 
     #[inline(always)]
-    fn merge<const LEFT: u32, const RIGHT: u32, const MASK: u8>(
+    fn merge<const LEFT: i32, const RIGHT: i32, const MASK: u8>(
         self,
         codes: [uint8x16_t; 4],
         more: [uint8x16_t; 4],
     ) -> [uint8x16_t; 4] {
-        simd!([0, 1, 2, 3].map(|quarter: usize| {
-            let more = vshlq_u8(more[quarter], vdupq_n_s8(LEFT as i8 - RIGHT as i8));
-            vorrq_u8(codes[quarter], vandq_u8(more, vdupq_n_u8(MASK)))
-        }))
+        simd!({
+            let (mut merged, mask) = (codes, vdupq_n_u8(MASK));
+            let shift = vdupq_n_s8(LEFT as i8 - RIGHT as i8);
+            for (merged, more) in merged.iter_mut().zip(more) {
+                *merged = vorrq_u8(*merged, vandq_u8(vshlq_u8(more, shift), mask));
+            }
+            merged
+        })
     }
 
     #[inline(always)]
@@ -99,7 +121,12 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn to_floats(self, ints: [int32x4_t; 4]) -> [float32x4_t; 4] {
-        simd!(ints.map(|ints| vcvtq_f32_s32(ints)))
+        simd!([
+            vcvtq_f32_s32(ints[0]),
+            vcvtq_f32_s32(ints[1]),
+            vcvtq_f32_s32(ints[2]),
+            vcvtq_f32_s32(ints[3])
+        ])
     }
 
     #[inline(always)]
@@ -109,7 +136,12 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn times(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
-        simd!([0, 1, 2, 3].map(|quarter: usize| vmulq_f32(a[quarter], b[quarter])))
+        simd!([
+            vmulq_f32(a[0], b[0]),
+            vmulq_f32(a[1], b[1]),
+            vmulq_f32(a[2], b[2]),
+            vmulq_f32(a[3], b[3])
+        ])
     }
 
     #[inline(always)]
@@ -119,7 +151,12 @@ impl Lanes for Neon {
         b: [float32x4_t; 4],
         c: [float32x4_t; 4],
     ) -> [float32x4_t; 4] {
-        simd!([0, 1, 2, 3].map(|quarter: usize| vfmaq_f32(c[quarter], a[quarter], b[quarter])))
+        simd!([
+            vfmaq_f32(c[0], a[0], b[0]),
+            vfmaq_f32(c[1], a[1], b[1]),
+            vfmaq_f32(c[2], a[2], b[2]),
+            vfmaq_f32(c[3], a[3], b[3])
+        ])
     }
 
     #[inline(always)]
@@ -141,7 +178,12 @@ impl Lanes for Neon {
     #[inline(always)]
     fn load_sums(self, sums: &Sums) -> [float32x4_t; 4] {
         let (quarters, _) = sums.as_chunks::<4>();
-        simd!([0, 1, 2, 3].map(|quarter: usize| vld1q_f32(quarters[quarter].as_ptr())))
+        simd!([
+            vld1q_f32(quarters[0].as_ptr()),
+            vld1q_f32(quarters[1].as_ptr()),
+            vld1q_f32(quarters[2].as_ptr()),
+            vld1q_f32(quarters[3].as_ptr())
+        ])
     }
 
     #[inline(always)]

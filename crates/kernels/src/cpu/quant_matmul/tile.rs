@@ -27,31 +27,47 @@ pub(super) fn multiply<I: Lanes, L: Layout>(
     sums: &mut [Sums],
 ) {
     let lines = if L::BITS == 8 { 8 } else { L::BITS as usize };
-    let blocks = tile.lines.chunks_exact(lines).enumerate().map(|(block, lines)| {
-        let record = &tile.scales[block / L::GROUP * L::RECORD..][..L::RECORD];
-        (unpack::<I, L>(lanes, lines), L::scales(lanes, record, block % L::GROUP))
-    });
+    let blocks = tile.lines.chunks_exact(lines).enumerate();
     if let [out] = sums {
         let mut sum = lanes.splat(0.0);
-        for ((codes, scales), cell) in blocks.zip(cells) {
-            sum = add::<I, L>(lanes, (codes, &scales), cell, sum);
+        for ((block, lines), cell) in blocks.zip(cells) {
+            let block = read::<I, L>(lanes, (block, lines), tile.scales);
+            sum = add::<I, L>(lanes, &block, cell, sum);
         }
         return lanes.store_sums(sum, out);
     }
     sums.fill([0.0; LANES]);
-    for ((codes, scales), cells) in blocks.zip(cells.chunks_exact(sums.len())) {
+    for ((block, lines), cells) in blocks.zip(cells.chunks_exact(sums.len())) {
+        let block = read::<I, L>(lanes, (block, lines), tile.scales);
         for (cell, sums) in cells.iter().zip(&mut *sums) {
-            let sum = add::<I, L>(lanes, (codes, &scales), cell, lanes.load_sums(sums));
+            let sum = add::<I, L>(lanes, &block, cell, lanes.load_sums(sums));
             lanes.store_sums(sum, sums);
         }
     }
+}
+
+/// Codes and scales of a block of sixteen rows.
+struct Block<I: Lanes> {
+    codes: [I::Codes; STEPS],
+    scales: Scales<I::Floats>,
+}
+
+#[inline(always)]
+fn read<I: Lanes, L: Layout>(
+    lanes: I,
+    (block, lines): (usize, &[Line]),
+    scales: &[u8],
+) -> Block<I> {
+    let record = &scales[block / L::GROUP * L::RECORD..][..L::RECORD];
+    let codes = unpack::<I, L>(lanes, lines);
+    Block { codes, scales: L::scales(lanes, record, block % L::GROUP) }
 }
 
 /// `sum` and one block more.
 #[inline(always)]
 fn add<I: Lanes, L: Layout>(
     lanes: I,
-    (codes, scales): ([I::Codes; STEPS], &Scales<I::Floats>),
+    &Block { codes, ref scales }: &Block<I>,
     cell: &Cell,
     sum: I::Floats,
 ) -> I::Floats {
