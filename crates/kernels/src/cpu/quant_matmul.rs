@@ -39,7 +39,7 @@ const CHUNK_ROWS: usize = 64;
 /// Bytes of a chunk of rounded activations at most: they stay in the second-level cache.
 const CHUNK_BYTES: usize = 512 * 1024;
 /// Bytes of weights that a task should at least read, to be worth a thread.
-const TASK_BYTES: usize = 32 * 1024;
+const TASK_BYTES: usize = 64 * 1024;
 
 /// `out[rows, output] = x[rows, input] · weights[output, input]ᵀ`.
 ///
@@ -78,11 +78,33 @@ pub fn quant_matmul_on(path: Path, out: &mut [f32], x: &[f32], weights: &PackedW
             scales: &weights.scales[index * scales..][..scales],
         };
         let cells = &cells[first * (input / BLOCK)..][..rows.len() * (input / BLOCK)];
-        let mut sums = [[0.0; LANES]; CHUNK_ROWS];
-        let sums = &mut sums[..rows.len()];
-        kernel.multiply(format, tile, cells, sums);
-        columns.put(rows, index * LANES, sums);
+        let rectangle = Rectangle { kernel, format, tile, cells, first: index * LANES };
+        match rows.len() {
+            1 => rectangle.compute::<1>(rows, &columns),
+            2..=8 => rectangle.compute::<8>(rows, &columns),
+            _ => rectangle.compute::<CHUNK_ROWS>(rows, &columns),
+        }
     });
+}
+
+/// What a task computes.
+struct Rectangle<'a> {
+    kernel: Kernel,
+    format: BlockFormat,
+    tile: Tile<'a>,
+    /// `[block][row]`.
+    cells: &'a [Cell],
+    first: usize,
+}
+
+impl Rectangle<'_> {
+    /// `MOST` rows at most: to fill zeros for more takes longer than the product with one.
+    fn compute<const MOST: usize>(&self, rows: Range<usize>, columns: &Columns<'_>) {
+        let mut sums = [[0.0; LANES]; MOST];
+        let sums = &mut sums[..rows.len()];
+        self.kernel.multiply(self.format, self.tile, self.cells, sums);
+        columns.put(rows, self.first, sums);
+    }
 }
 
 /// A result `[rows, output]` that tasks write, each a rectangle of its own.

@@ -34,7 +34,7 @@ impl Kernel {
         kernel.unwrap_or(Self::Portable(Portable))
     }
 
-    /// sums: `[rows][16]`, cells: `[block][row]`.
+    /// Adds to sums: `[rows][16]`; cells: `[block][row]`.
     pub(super) fn multiply(
         self,
         format: BlockFormat,

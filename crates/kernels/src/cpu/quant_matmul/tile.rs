@@ -6,7 +6,7 @@
 #![expect(clippy::inline_always, reason = "instructions must land where they are enabled")]
 
 use super::activations::Cell;
-use super::lanes::{LANES, Lanes, Sums};
+use super::lanes::{Lanes, Sums};
 use super::layout::{Layout, Line, STEPS, Scales, unpack};
 
 /// Sixteen rows of weights.
@@ -18,7 +18,7 @@ pub(super) struct Tile<'a> {
     pub scales: &'a [u8],
 }
 
-/// sums: `[rows][16]`, cells: `[block][row]`.
+/// Adds to sums: `[rows][16]`; cells: `[block][row]`.
 #[inline(always)]
 pub(super) fn multiply<I: Lanes, L: Layout>(
     lanes: I,
@@ -29,14 +29,13 @@ pub(super) fn multiply<I: Lanes, L: Layout>(
     let lines = if L::BITS == 8 { 8 } else { L::BITS as usize };
     let blocks = tile.lines.chunks_exact(lines).enumerate();
     if let [out] = sums {
-        let mut sum = lanes.splat(0.0);
+        let mut sum = lanes.load_sums(out);
         for ((block, lines), cell) in blocks.zip(cells) {
             let block = read::<I, L>(lanes, (block, lines), tile.scales);
             sum = add::<I, L>(lanes, &block, cell, sum);
         }
         return lanes.store_sums(sum, out);
     }
-    sums.fill([0.0; LANES]);
     for ((block, lines), cells) in blocks.zip(cells.chunks_exact(sums.len())) {
         let block = read::<I, L>(lanes, (block, lines), tile.scales);
         for (cell, sums) in cells.iter().zip(&mut *sums) {
