@@ -1,5 +1,6 @@
-//! Activations in eight bits: blocks of 32 with an f32 scale, rounded once a product.
+//! Activations in eight bits: blocks of 32 with a scale, as in Q8_0, rounded once a product.
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::format::BLOCK;
@@ -78,7 +79,7 @@ impl Cell {
         if peak < SMALLEST {
             return Self::default();
         }
-        let (scale, inverse) = (peak / 127.0, 127.0 / peak);
+        let (scale, inverse) = (kept(peak / 127.0), 127.0 / peak);
         let codes = x.map(|value| (value * inverse + ROUND).to_bits() as i8);
         let half = |codes: &[i8]| codes.iter().map(|code| *code as i32).sum::<i32>();
         let halves = [half(&codes[..BLOCK / 2]), half(&codes[BLOCK / 2..])];
@@ -100,4 +101,11 @@ impl Cell {
             f64::from(code) * f64::from(self.scale)
         })
     }
+}
+
+/// The scale as Q8_0 keeps it, so that results are those of other servers and of the reference to
+/// the last digits; where an f16 has fewer bits than usual, or none, as it is.
+fn kept(scale: f32) -> f32 {
+    let half = f16::from_f32(scale);
+    if half.is_normal() { half.to_f32() } else { scale }
 }

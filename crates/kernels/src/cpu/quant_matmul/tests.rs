@@ -209,7 +209,8 @@ fn largest_codes_do_not_overflow() {
         let exact = element(format, &bytes, 0);
         assert_eq!(exact.signum(), sign);
         for path in Path::available() {
-            for x in [1.0, -1.0] {
+            // The scale of these is one.
+            for x in [127.0, -127.0] {
                 let out = run(path, &vec![x; input], &weights)[0];
                 let expected = exact * f64::from(x) * input as f64;
                 let error = (f64::from(out) - expected).abs() / expected.abs();
@@ -233,6 +234,21 @@ fn numbers_that_are_none_stay_so_and_small_ones_vanish() {
         }
         assert_eq!(run(path, &[1e-38; 32], &weights), [0.0; 2]);
         assert_eq!(run(path, &[0.0; 32], &weights), [0.0; 2]);
+    }
+}
+
+#[test]
+fn activations_far_from_one_keep_their_precision() {
+    let (format, input, output) = (BlockFormat::Q4_0, 64, 16);
+    let bytes = blocks(format, output * input / 32);
+    let weights = PackedWeights::new(format, &bytes, input, output);
+    let exact = decoded(format, &bytes);
+    // Scales of these are no f16, small ones of few bits, ordinary ones, and above all f16.
+    for size in [1e-30, 1e-6, 1e-4, 1.0, 1e6, 1e9] {
+        let x: Vec<f32> = numbers(3, input).iter().map(|x| x * size).collect();
+        let x64: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        let out = run(Path::best(), &x, &weights);
+        assert!(close(&out, &x64, &exact, input, ROUNDED), "activations of {size}");
     }
 }
 
