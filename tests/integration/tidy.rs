@@ -71,11 +71,15 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
 ];
 
 /// The only files that may hold `unsafe`, each with a reason beside it.
-const UNSAFE_FILES: [&str; 5] = [
+const UNSAFE_FILES: [&str; 9] = [
     "crates/kernels/src/cpu/packed/avx2.rs",
     "crates/kernels/src/cpu/packed/avx512.rs",
     "crates/kernels/src/cpu/packed/machine.rs",
     "crates/kernels/src/cpu/packed/neon.rs",
+    "crates/kernels/src/cpu/quant_matmul.rs",
+    "crates/kernels/src/cpu/quant_matmul/avx2.rs",
+    "crates/kernels/src/cpu/quant_matmul/avx512.rs",
+    "crates/kernels/src/cpu/quant_matmul/neon.rs",
     "crates/models/src/bytes.rs",
 ];
 

@@ -1,6 +1,7 @@
 //! `WeightDtype`: number formats of stored weights, their block sizes, and their ids in files.
 
 use candle_core::quantized::GgmlDType;
+use kvant_kernels::cpu::BlockFormat;
 
 /// Number format of a stored weight. Quantized formats keep blocks of elements of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +91,21 @@ impl WeightDtype {
         }
     }
 
+    /// The same format in the product with quantized weights; `None` for the plain floats.
+    pub(crate) fn block_format(self) -> Option<BlockFormat> {
+        match self {
+            Self::F32 | Self::F16 | Self::BF16 => None,
+            Self::Q4_0 => Some(BlockFormat::Q4_0),
+            Self::Q4_1 => Some(BlockFormat::Q4_1),
+            Self::Q5_0 => Some(BlockFormat::Q5_0),
+            Self::Q5_1 => Some(BlockFormat::Q5_1),
+            Self::Q8_0 => Some(BlockFormat::Q8_0),
+            Self::Q4K => Some(BlockFormat::Q4K),
+            Self::Q5K => Some(BlockFormat::Q5K),
+            Self::Q6K => Some(BlockFormat::Q6K),
+        }
+    }
+
     /// Id of the format in a GGUF tensor list.
     pub(crate) fn gguf_id(self) -> u32 {
         match self {
@@ -128,6 +144,10 @@ mod tests {
             assert_eq!(dtype.block_elements(), dtype.ggml().block_size(), "{dtype:?}");
             assert_eq!(dtype.block_bytes(), dtype.ggml().type_size(), "{dtype:?}");
             assert_eq!(WeightDtype::from_gguf_id(dtype.gguf_id()), Some(dtype));
+            if let Some(format) = dtype.block_format() {
+                assert_eq!(format.block_elements(), dtype.block_elements(), "{dtype:?}");
+                assert_eq!(format.block_bytes(), dtype.block_bytes(), "{dtype:?}");
+            }
         }
         assert_eq!(WeightDtype::from_gguf_id(4), None);
     }

@@ -1,9 +1,14 @@
 //! `Embedding`: rows of the embedding matrix by token id.
 
+use std::borrow::Cow;
+
+use candle_core::quantized::QuantizedType;
 use candle_core::{CpuStorage, Device, Result, Tensor, bail};
 
-use crate::linear::blocks;
 use crate::{TensorView, WeightDtype};
+
+/// Alignment of the blocks that candle widens.
+const ALIGN: usize = 4;
 
 /// The embedding matrix as stored, usually mapped; rows are widened when they are asked for.
 #[derive(Debug)]
@@ -68,6 +73,18 @@ impl Embedding {
     pub fn dtype(&self) -> WeightDtype {
         self.weights.dtype
     }
+}
+
+/// Blocks in candle's memory; `bytes` may have any alignment.
+fn blocks(dtype: WeightDtype, bytes: &[u8]) -> Box<dyn QuantizedType> {
+    // candle panics on an odd address.
+    if bytes.as_ptr().addr().is_multiple_of(ALIGN) {
+        return dtype.ggml().from_data(Cow::Borrowed(bytes));
+    }
+    let mut padded = vec![0; bytes.len() + ALIGN];
+    let start = padded.as_ptr().addr().next_multiple_of(ALIGN) - padded.as_ptr().addr();
+    padded[start..][..bytes.len()].copy_from_slice(bytes);
+    dtype.ggml().from_data(Cow::Borrowed(&padded[start..][..bytes.len()]))
 }
 
 #[cfg(test)]

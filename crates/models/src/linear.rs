@@ -1,17 +1,15 @@
 //! `Linear`: activations times a stored matrix, in the format in which the file has it.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use candle_core::quantized::QuantizedType;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
-use kvant_kernels::cpu::{MatmulShape, Weights, matmul};
+use kvant_kernels::cpu::{MatmulShape, PackedWeights, Weights, matmul, quant_matmul};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::{Bytes, TensorView, WeightDtype};
 
-/// Alignment that every stored number and block can do with.
+/// Alignment that every stored number can do with.
 const ALIGN: usize = 4;
 
 /// `y = x · weightsᵀ + bias` for one matrix, or several that read the same x, their results side by
@@ -112,9 +110,8 @@ struct Part {
 enum Stored {
     /// As in the file, usually mapped: `[out, in]`.
     Float(WeightDtype, Bytes),
-    /// candle's own copy of the blocks. Its plain product is used, not `QMatMul`: that one keeps a
-    /// second, repacked copy for some formats, and sums one row in another order than several.
-    Blocks(Box<dyn QuantizedType>),
+    /// A copy of the blocks, repacked for the product.
+    Blocks(PackedWeights),
 }
 
 impl Part {
@@ -139,8 +136,8 @@ impl Part {
             [view] => view.bytes.clone(),
             views => views.iter().map(|view| &*view.bytes).collect::<Vec<_>>().concat().into(),
         };
-        let weights = if view.dtype.is_quantized() {
-            Stored::Blocks(blocks(view.dtype, &bytes))
+        let weights = if let Some(format) = view.dtype.block_format() {
+            Stored::Blocks(PackedWeights::new(format, &bytes, input, output))
         } else if bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             Stored::Float(view.dtype, bytes)
         } else {
@@ -152,7 +149,7 @@ impl Part {
     fn bytes(&self) -> usize {
         match &self.weights {
             Stored::Float(_, bytes) => bytes.len(),
-            Stored::Blocks(blocks) => blocks.storage_size_in_bytes(),
+            Stored::Blocks(blocks) => blocks.bytes(),
         }
     }
 
@@ -162,7 +159,8 @@ impl Part {
             MatmulShape { rows: x.len() / self.input, input: self.input, output: self.output };
         let (dtype, bytes) = match &self.weights {
             Stored::Blocks(blocks) => {
-                return blocks.matmul_t((shape.rows, shape.input, shape.output), x, out);
+                quant_matmul(out, x, blocks);
+                return Ok(());
             }
             Stored::Float(dtype, bytes) => (*dtype, bytes),
         };
@@ -181,18 +179,6 @@ impl fmt::Debug for Part {
         let Self { weights: _, input, output } = self;
         write!(f, "Part [{output}, {input}]")
     }
-}
-
-/// Blocks in candle's memory; `bytes` may have any alignment.
-pub(crate) fn blocks(dtype: WeightDtype, bytes: &[u8]) -> Box<dyn QuantizedType> {
-    // candle panics on an odd address.
-    if bytes.as_ptr().addr().is_multiple_of(ALIGN) {
-        return dtype.ggml().from_data(Cow::Borrowed(bytes));
-    }
-    let mut padded = vec![0; bytes.len() + ALIGN];
-    let start = padded.as_ptr().addr().next_multiple_of(ALIGN) - padded.as_ptr().addr();
-    padded[start..][..bytes.len()].copy_from_slice(bytes);
-    dtype.ggml().from_data(Cow::Borrowed(&padded[start..][..bytes.len()]))
 }
 
 fn numbers<T: FromBytes + Immutable + KnownLayout>(bytes: &[u8]) -> Result<&[T]> {

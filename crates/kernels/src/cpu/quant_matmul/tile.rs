@@ -1,0 +1,102 @@
+//! The product of sixteen rows of weights with a chunk of rows of activations.
+//!
+//! An element of the result is one chain over the blocks in their order, whatever the number of
+//! rows.
+
+#![expect(clippy::inline_always, reason = "instructions must land where they are enabled")]
+
+use super::activations::Cell;
+use super::lanes::{Lanes, Sums};
+use super::layout::{Layout, Line, STEPS, Scales, unpack};
+
+/// Sixteen rows of weights.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tile<'a> {
+    /// `[block][line]`.
+    pub lines: &'a [Line],
+    /// `[group of blocks]` of records.
+    pub scales: &'a [u8],
+}
+
+/// Adds to sums: `[rows][16]`; cells: `[block][row]`.
+#[inline(always)]
+pub(super) fn multiply<I: Lanes, L: Layout>(
+    lanes: I,
+    tile: Tile<'_>,
+    cells: &[Cell],
+    sums: &mut [Sums],
+) {
+    let lines = if L::BITS == 8 { 8 } else { L::BITS as usize };
+    let blocks = tile.lines.chunks_exact(lines).enumerate();
+    if let [out] = sums {
+        let mut sum = lanes.load_sums(out);
+        for ((block, lines), cell) in blocks.zip(cells) {
+            let block = read::<I, L>(lanes, (block, lines), tile.scales);
+            sum = add::<I, L>(lanes, &block, cell, sum);
+        }
+        return lanes.store_sums(sum, out);
+    }
+    for ((block, lines), cells) in blocks.zip(cells.chunks_exact(sums.len())) {
+        let block = read::<I, L>(lanes, (block, lines), tile.scales);
+        for (cell, sums) in cells.iter().zip(&mut *sums) {
+            let sum = add::<I, L>(lanes, &block, cell, lanes.load_sums(sums));
+            lanes.store_sums(sum, sums);
+        }
+    }
+}
+
+/// Codes and scales of a block of sixteen rows.
+struct Block<I: Lanes> {
+    codes: [I::Codes; STEPS],
+    scales: Scales<I::Floats>,
+}
+
+#[inline(always)]
+fn read<I: Lanes, L: Layout>(
+    lanes: I,
+    (block, lines): (usize, &[Line]),
+    scales: &[u8],
+) -> Block<I> {
+    let record = &scales[block / L::GROUP * L::RECORD..][..L::RECORD];
+    let codes = unpack::<I, L>(lanes, lines);
+    Block { codes, scales: L::scales(lanes, record, block % L::GROUP) }
+}
+
+/// `sum` and one block more.
+#[inline(always)]
+fn add<I: Lanes, L: Layout>(
+    lanes: I,
+    &Block { codes, ref scales }: &Block<I>,
+    cell: &Cell,
+    sum: I::Floats,
+) -> I::Floats {
+    let x = lanes.splat(cell.scale);
+    let sum = if L::HALVES {
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (codes, cell.words);
+        let first = dot::<I, L, 4>(lanes, cell.starts[0], [a, b, c, d], [i, j, k, l]);
+        let second = dot::<I, L, 4>(lanes, cell.starts[1], [e, f, g, h], [m, n, o, p]);
+        let sum = lanes.times_plus(first, lanes.times(scales.first, x), sum);
+        lanes.times_plus(second, lanes.times(scales.second, x), sum)
+    } else {
+        let dot = dot::<I, L, STEPS>(lanes, cell.starts[0], codes, cell.words);
+        lanes.times_plus(dot, lanes.times(scales.first, x), sum)
+    };
+    if L::OFFSET { lanes.times_plus(scales.offset, lanes.splat(cell.sum), sum) } else { sum }
+}
+
+/// As floats: exact in six bits and below, and rounded once.
+#[inline(always)]
+fn dot<I: Lanes, L: Layout, const N: usize>(
+    lanes: I,
+    start: i32,
+    codes: [I::Codes; N],
+    x: [i32; N],
+) -> I::Floats {
+    let ints = match L::BITS {
+        4 => lanes.dot::<4, N>(start, codes, x),
+        5 => lanes.dot::<5, N>(start, codes, x),
+        6 => lanes.dot::<6, N>(start, codes, x),
+        _ => lanes.dot::<8, N>(start, codes, x),
+    };
+    lanes.to_floats(ints)
+}
