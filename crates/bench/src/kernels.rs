@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use arms::{Arm, ReadFloor, Step};
 use pool::{DensePool, Drawn, PackedPool, PageSets};
-use report::{DecodeRow, EncodeRow, Times};
+use report::{DecodeRow, EncodeRow, Figures};
 
 pub use report::KernelTable;
 pub use widths::NamedWidths;
@@ -147,13 +147,15 @@ fn measure(load: &KernelLoad, plan: &Plan, pool_bytes: usize) -> KernelTable {
         }
     }
     let best = read.iter().copied().fold(0.0, f64::max);
-    decode.iter_mut().for_each(|row| row.set_floor(best));
+    for row in &mut decode {
+        row.set_floor(best);
+    }
     KernelTable {
         shape: load.shape,
         threads: load.threads,
         path: format!("{:?}", Path::best()),
         read_gb_per_s_best: best,
-        read_gb_per_s_median: Times::of(&read).median,
+        read_gb_per_s_median: Figures::of(&read).median,
         method: method(load, plan),
         decode,
         encode,
@@ -166,7 +168,7 @@ fn rounds(
     load: &KernelLoad,
     floor: &mut ReadFloor,
     read: &mut Vec<f64>,
-) -> [Times; 3] {
+) -> [Figures; 3] {
     let calls = SAMPLE_TOKENS.div_ceil(step.batch * step.context);
     let q = step.queries(load.seed);
     let mut out = vec![0.0; q.len()];
@@ -182,11 +184,11 @@ fn rounds(
         }
         read.push(floor.sample());
     }
-    samples.map(|samples| Times::of(&samples))
+    samples.map(|samples| Figures::of(&samples))
 }
 
 /// Milliseconds to encode everything drawn.
-fn encoding(packed: &PackedPool, drawn: &Drawn, rounds: u32) -> Times {
+fn encoding(packed: &PackedPool, drawn: &Drawn, rounds: u32) -> Figures {
     let mut tiles = vec![0; packed.drawn_bytes(drawn)];
     let mut samples = Vec::new();
     for round in 0..=rounds {
@@ -196,7 +198,7 @@ fn encoding(packed: &PackedPool, drawn: &Drawn, rounds: u32) -> Times {
             samples.push(start.elapsed().as_secs_f64() * 1e3);
         }
     }
-    Times::of(&samples)
+    Figures::of(&samples)
 }
 
 /// What was done, for whoever reads the table.
@@ -204,14 +206,15 @@ fn method(load: &KernelLoad, plan: &Plan) -> Vec<String> {
     let gb = |pages: usize| (pages * load.shape.dense_page_bytes()) as f64 / 1e9;
     vec![
         format!(
-            "Times are the lowest of {} rounds (median in brackets), ratios are of the lowest; the \
-             three ways take turns in every round.",
+            "Times are the lowest of {} rounds (median in brackets), ratios those of the lowest \
+             (of the medians); the three ways take turns in every round. On a busy machine the \
+             medians are fairer.",
             load.rounds
         ),
         format!(
             "Every call takes the next of disjoint sets of pages in random order; a page comes \
-             back after {} MiB of packed pages at least ({} pages, {:.2} GB in 16 bits), so caches do \
-             not help.",
+             back after {} MiB of packed pages at least ({} pages, {:.2} GB in 16 bits), so \
+             caches do not help.",
             POOL_BYTES >> 20,
             plan.pages,
             gb(plan.pages)
@@ -263,8 +266,8 @@ mod tests {
                 row.dense_ms.best,
                 row.packed_ms.best,
                 row.decoded_ms.best,
-                row.dense_ratio,
-                row.decoded_ratio,
+                row.dense_ratio.median,
+                row.decoded_ratio.median,
                 row.packed_gb_per_s,
                 row.floor_ratio,
             ];

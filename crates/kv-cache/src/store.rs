@@ -59,7 +59,7 @@ pub struct PageStore {
 #[expect(clippy::large_enum_variant, reason = "one a layer, made once")]
 pub(crate) enum LayerPages {
     Dense(DensePages),
-    Packed(Box<PackedPages>),
+    Packed(PackedPages),
 }
 
 impl PageStore {
@@ -70,7 +70,7 @@ impl PageStore {
             Format::Dense => LayerPages::Dense(DensePages::new(layer.shape, pages)),
             Format::TurboQuant(widths) => {
                 let spec = PackedSpec { layer: index, shape: layer.shape, widths, seed };
-                LayerPages::Packed(Box::new(PackedPages::new(spec, pages, tails)))
+                LayerPages::Packed(PackedPages::new(spec, pages, tails))
             }
         });
         let signature = Signature::new(shape, seed);

@@ -120,19 +120,24 @@ fn unpack_values(layout: &PageLayout, tile: &[u8], codes: &mut [u8]) {
         let blocks = tile[plane.offset..].chunks_exact(plane.block_bytes);
         for (first, block) in (0..dim).step_by(8).zip(blocks) {
             match plane.bits {
-                8 => unpack_block::<8>(block, &mut codes[first..], dim, plane.low),
-                4 => unpack_block::<4>(block, &mut codes[first..], dim, plane.low),
-                2 => unpack_block::<2>(block, &mut codes[first..], dim, plane.low),
-                _ => unpack_block::<1>(block, &mut codes[first..], dim, plane.low),
+                8 => unpack_block::<8>(block, codes, (dim, first), plane.low),
+                4 => unpack_block::<4>(block, codes, (dim, first), plane.low),
+                2 => unpack_block::<2>(block, codes, (dim, first), plane.low),
+                _ => unpack_block::<1>(block, codes, (dim, first), plane.low),
             }
         }
     }
 }
 
-/// Adds the elements of 8 dimensions to codes, of which a token begins every `dim`.
-fn unpack_block<const BITS: usize>(block: &[u8], codes: &mut [u8], dim: usize, low: usize) {
+/// Adds the elements of the 8 dimensions from `first` on to codes, `[PAGE_TOKENS, dim]`.
+fn unpack_block<const BITS: usize>(
+    block: &[u8],
+    codes: &mut [u8],
+    (dim, first): (usize, usize),
+    low: usize,
+) {
     let (words, _) = block.as_chunks::<4>();
-    let mut tokens = codes.chunks_mut(dim);
+    let mut tokens = codes.chunks_exact_mut(dim);
     for words in words.as_chunks::<8>().0 {
         let words = words.map(u32::from_le_bytes);
         for (element, codes) in tokens.by_ref().take(32 / BITS).enumerate() {
@@ -140,6 +145,7 @@ fn unpack_block<const BITS: usize>(block: &[u8], codes: &mut [u8], dim: usize, l
                 if BITS == 8 { 8 * element } else { 4 * (element % 8) + element / 8 * BITS };
             let mask = ((1_u32 << BITS) - 1) as u8;
             let found = words.map(|word| ((word >> shift) as u8 & mask) << low);
+            let codes = &mut codes[first..];
             if let Some(codes) = codes.first_chunk_mut::<8>() {
                 *codes = (u64::from_le_bytes(*codes) | u64::from_le_bytes(found)).to_le_bytes();
             } else {

@@ -34,7 +34,7 @@ impl Drawn {
     }
 
     pub(super) fn tokens(&self) -> usize {
-        DRAWN_PAGES * PAGE_TOKENS
+        self.keys.len() / (self.shape.kv_heads * self.shape.dim)
     }
 }
 

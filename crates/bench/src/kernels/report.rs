@@ -27,7 +27,7 @@ pub struct KernelTable {
     pub encode: Vec<EncodeRow>,
 }
 
-/// Decode attention of one layer, one token a row. Ratios are of the lowest times.
+/// Decode attention of one layer, one token a row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DecodeRow {
     /// Bits of keys and values.
@@ -39,18 +39,18 @@ pub struct DecodeRow {
     /// Packed bytes that a call reads.
     pub packed_bytes: u64,
     /// Over 16-bit pages.
-    pub dense_ms: Times,
+    pub dense_ms: Figures,
     /// Over packed pages.
-    pub packed_ms: Times,
+    pub packed_ms: Figures,
     /// Decoding all pages to 16 bits, then the 16-bit kernel.
-    pub decoded_ms: Times,
+    pub decoded_ms: Figures,
     /// 16-bit time by packed time.
-    pub dense_ratio: f64,
+    pub dense_ratio: Figures,
     /// Time of decoding first by packed time.
-    pub decoded_ratio: f64,
-    /// Packed bytes by packed time.
+    pub decoded_ratio: Figures,
+    /// Packed bytes by the lowest packed time.
     pub packed_gb_per_s: f64,
-    /// Packed time by the time that reading the packed bytes takes at the best rate of this run.
+    /// The lowest packed time by the time that reading the packed bytes takes at the best rate of this run.
     pub floor_ratio: f64,
 }
 
@@ -60,23 +60,24 @@ pub struct EncodeRow {
     /// Bits of keys and values.
     pub widths: NamedWidths,
     /// Microseconds of one token's heads.
-    pub us_per_token: Times,
+    pub us_per_token: Figures,
     /// Tokens, from the lowest time.
     pub tokens_per_s: f64,
     /// Keys and values, each of one head and one token.
     pub vectors_per_s: f64,
 }
 
-/// The lowest and the middle one of several times.
+/// The lowest and the middle one of several times, or a ratio of those of two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Times {
-    /// The lowest.
+pub struct Figures {
+    /// Of the lowest. While other programs run, the shorter way is the likelier to find an
+    /// undisturbed moment.
     pub best: f64,
-    /// The middle one; of an even number the mean of the two in the middle.
+    /// Of the middle ones; of an even number the mean of the two in the middle.
     pub median: f64,
 }
 
-impl Times {
+impl Figures {
     /// Of at least one time.
     pub(super) fn of(samples: &[f64]) -> Self {
         let mut sorted = samples.to_vec();
@@ -86,12 +87,16 @@ impl Times {
         Self { best: sorted[0], median }
     }
 
+    fn over(self, other: Self) -> Self {
+        Self { best: self.best / other.best, median: self.median / other.median }
+    }
+
     pub(super) fn scaled(self, factor: f64) -> Self {
         Self { best: self.best * factor, median: self.median * factor }
     }
 }
 
-impl fmt::Display for Times {
+impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{} ({})", short(self.best), short(self.median)))
     }
@@ -114,7 +119,7 @@ impl DecodeRow {
     pub(super) fn new(
         (widths, batch, context): (NamedWidths, u32, u32),
         packed_bytes: u64,
-        [dense_ms, packed_ms, decoded_ms]: [Times; 3],
+        [dense_ms, packed_ms, decoded_ms]: [Figures; 3],
     ) -> Self {
         Self {
             widths,
@@ -124,8 +129,8 @@ impl DecodeRow {
             dense_ms,
             packed_ms,
             decoded_ms,
-            dense_ratio: dense_ms.best / packed_ms.best,
-            decoded_ratio: decoded_ms.best / packed_ms.best,
+            dense_ratio: dense_ms.over(packed_ms),
+            decoded_ratio: decoded_ms.over(packed_ms),
             packed_gb_per_s: packed_bytes as f64 / packed_ms.best / 1e6,
             floor_ratio: f64::NAN,
         }
@@ -138,7 +143,7 @@ impl DecodeRow {
 
 impl EncodeRow {
     /// From the milliseconds of so many tokens.
-    pub(super) fn new(widths: NamedWidths, ms: Times, tokens: usize, kv_heads: usize) -> Self {
+    pub(super) fn new(widths: NamedWidths, ms: Figures, tokens: usize, kv_heads: usize) -> Self {
         let us_per_token = ms.scaled(1e3 / tokens as f64);
         let tokens_per_s = 1e6 / us_per_token.best;
         let vectors_per_s = tokens_per_s * 2.0 * kv_heads as f64;
@@ -165,7 +170,7 @@ impl fmt::Display for KernelTable {
         writeln!(f, "reading memory: {best:.1} GB/s, median {median:.1}\n")?;
         writeln!(
             f,
-            "{:<6} {:>5} {:>7} {:>15} {:>15} {:>6} {:>15} {:>6} {:>6} {:>6} {:>9}",
+            "{:<6} {:>5} {:>7} {:>15} {:>15} {:>13} {:>15} {:>13} {:>6} {:>6} {:>9}",
             "widths",
             "batch",
             "context",
@@ -181,7 +186,7 @@ impl fmt::Display for KernelTable {
         for row in &self.decode {
             writeln!(
                 f,
-                "{:<6} {:>5} {:>7} {:>15} {:>15} {:>6.2} {:>15} {:>6.2} {:>6.2} {:>6.2} {:>9}",
+                "{:<6} {:>5} {:>7} {:>15} {:>15} {:>13} {:>15} {:>13} {:>6.2} {:>6.2} {:>9}",
                 row.widths,
                 row.batch,
                 row.context,
@@ -214,13 +219,15 @@ impl fmt::Display for KernelTable {
 mod tests {
     use super::*;
 
-    fn times(best: f64) -> Times {
-        Times { best, median: 2.0 * best }
+    fn times(best: f64) -> Figures {
+        Figures { best, median: 2.0 * best }
     }
 
     fn table() -> KernelTable {
         let widths: NamedWidths = "tq4".parse().unwrap();
-        let mut row = DecodeRow::new((widths, 8, 16_384), 17_000_000, [6.0, 4.0, 32.0].map(times));
+        let dense = Figures { best: 6.0, median: 16.0 };
+        let mut row =
+            DecodeRow::new((widths, 8, 16_384), 17_000_000, [dense, times(4.0), times(32.0)]);
         row.set_floor(17.0);
         KernelTable {
             shape: HeadShape { kv_heads: 8, group: 4, dim: 128 },
@@ -242,14 +249,15 @@ mod tests {
             (vec![9.0, 2.0, 4.0], 2.0, 4.0),
             (vec![8.0, 1.0, 6.0, 4.0], 1.0, 5.0),
         ] {
-            assert_eq!(Times::of(&samples), Times { best, median }, "{samples:?}");
+            assert_eq!(Figures::of(&samples), Figures { best, median }, "{samples:?}");
         }
     }
 
     #[test]
-    fn ratios_are_of_the_lowest_times() {
+    fn ratios_are_of_lowest_and_of_median_times() {
         let row = &table().decode[0];
-        assert_eq!((row.dense_ratio, row.decoded_ratio), (1.5, 8.0));
+        assert_eq!(row.dense_ratio, Figures { best: 1.5, median: 2.0 });
+        assert_eq!(row.decoded_ratio, Figures { best: 8.0, median: 8.0 });
         // 17 MB in 4 ms; at 17 GB/s they would take 1 ms.
         assert_eq!((row.packed_gb_per_s, row.floor_ratio), (4.25, 4.0));
     }
@@ -268,7 +276,7 @@ mod tests {
         assert_eq!(lines.len(), 11, "{text}");
         assert_eq!(lines[3].len(), lines[4].len());
         assert_eq!(lines[7].len(), lines[8].len());
-        assert!(lines[4].contains("6.00 (12.0)") && lines[4].ends_with(" 5.00"), "{text}");
+        assert!(lines[4].contains("1.50 (2.00)") && lines[4].ends_with(" 5.00"), "{text}");
         assert_eq!(lines[10], "as it was");
     }
 

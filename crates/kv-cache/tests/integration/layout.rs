@@ -32,7 +32,7 @@ fn create_causal_mask(arguments: &Arguments) -> Vec<bool> {
         if let Some(right_padding) = right_padding {
             visible &= rinds < offset + new_tokens - right_padding[row];
         }
-        visible & (left_padding[row] <= rinds)
+        visible && left_padding[row] <= rinds
     };
     (0..left_padding.len() as i64 * new_tokens * columns).map(visible).collect()
 }

@@ -11,7 +11,9 @@ const MOST: f64 = 0.9;
 const PRESETS: [&str; 7] = ["auto", "tq8", "k8v4", "tq4", "k4v3", "tq3", "tq2"];
 
 /// Layers, heads, size, query heads of one key head, bias of keys.
-const MODELS: [(usize, usize, usize, usize, bool); 6] = [
+type Model = (usize, usize, usize, usize, bool);
+
+const MODELS: [Model; 6] = [
     (30, 3, 64, 3, false),  // SmolLM2 135M
     (24, 2, 64, 7, true),   // Qwen2.5 0.5B
     (28, 8, 128, 2, false), // Qwen3 0.6B
@@ -20,8 +22,7 @@ const MODELS: [(usize, usize, usize, usize, bool); 6] = [
     (2, 1, 256, 4, false),
 ];
 
-fn model(index: usize) -> Vec<LayerTraits> {
-    let (layers, kv_heads, dim, queries_per_key, key_bias) = MODELS[index];
+fn layers_of((layers, kv_heads, dim, queries_per_key, key_bias): Model) -> Vec<LayerTraits> {
     let shape = LayerShape { kv_heads, dim };
     vec![LayerTraits { shape, queries_per_key, key_bias, window: None }; layers]
 }
@@ -41,16 +42,17 @@ fn check_bytes(shape: &CacheShape, what: &str) {
 
 #[test]
 fn allocated_bytes_are_those_of_the_formula() {
-    for index in 0..MODELS.len() {
+    for model in MODELS {
         for name in PRESETS.into_iter().chain(["f16"]) {
-            check_bytes(&decided(&model(index), name, true), name);
+            check_bytes(&decided(&layers_of(model), name, true), name);
         }
     }
     check_bytes(&shape(&[(3, 20, (16, 16)), (1, 64, (4, 4)), (2, 16, (8, 3))]), "mixed");
+    check_bytes(&shape(&[(1, 144, (3, 4))]), "dense rotation");
     check_bytes(&shape(&[]), "no layers");
     for widths in kvant_turboquant::width_pairs() {
         let bits = (widths.keys.bits(), widths.values.bits());
-        check_bytes(&shape(&[(1, 64, bits), (2, 144, bits)]), "one width");
+        check_bytes(&shape(&[(1, 64, bits), (2, 96, bits)]), "one width");
     }
 }
 
@@ -59,15 +61,15 @@ fn allocated_bytes_are_those_of_the_formula() {
 fn a_packed_cache_in_use_is_well_below_16_bits() {
     let (streams, tokens) = (4, 512);
     let pages = streams * pages_for(tokens);
-    for index in 0..MODELS.len() {
-        let layers = model(index);
+    for model in MODELS {
+        let layers = layers_of(model);
         let dense = PageStore::new(&decided(&layers, "f16", true), (pages, streams), 1);
         for name in PRESETS {
             for protect in [true, false] {
                 let shape = decided(&layers, name, protect);
                 let store = PageStore::new(&shape, (pages, streams), 1);
                 let ratio = store.bytes() as f64 / dense.bytes() as f64;
-                let case = format!("{name}, {:?}, protected {protect}", MODELS[index]);
+                let case = format!("{name}, {model:?}, protected {protect}");
                 assert!(ratio < MOST, "{ratio:.3} of 16 bits: {case}");
                 assert!(shape.bits_per_element() < MOST * 16.0, "{case}");
             }

@@ -61,6 +61,29 @@ fn gather(tiles: DenseTiles<'_>, page: u32, slot: usize) -> Pair {
     [read(tiles.keys), read(tiles.values)]
 }
 
+/// Keys and values of consecutive tokens as a model gives them.
+pub(crate) fn given<'a>(layer: usize, tokens: impl IntoIterator<Item = &'a Rc<Token>>) -> Pair {
+    let mut pair = [Vec::new(), Vec::new()];
+    for token in tokens {
+        for (all, own) in pair.iter_mut().zip(&token.layers[layer].given) {
+            all.extend(own);
+        }
+    }
+    pair
+}
+
+/// Asserts that staged tokens are those of the oracle.
+pub(crate) fn check_staged(
+    layer: usize,
+    (tiles, pages): (DenseTiles<'_>, &[u32]),
+    tokens: &[Rc<Token>],
+) {
+    for (position, token) in tokens.iter().enumerate() {
+        let got = gather(tiles, pages[position / PAGE_TOKENS], position % PAGE_TOKENS);
+        assert_eq!(&got, token.rounded(layer), "staged: layer {layer}, position {position}");
+    }
+}
+
 impl Oracle {
     pub(crate) fn new(shape: &CacheShape, seed: u64) -> Self {
         let codecs = shape.layers.iter().enumerate().map(|(index, layer)| {
@@ -93,21 +116,6 @@ impl Oracle {
             Vectors { given, rounded, decoded: OnceCell::new() }
         });
         Rc::new(Token { layers: layers.collect() })
-    }
-
-    /// Keys and values of consecutive tokens as a model gives them.
-    pub(crate) fn given<'a>(
-        &self,
-        layer: usize,
-        tokens: impl IntoIterator<Item = &'a Rc<Token>>,
-    ) -> Pair {
-        let mut pair = [Vec::new(), Vec::new()];
-        for token in tokens {
-            for (all, own) in pair.iter_mut().zip(&token.layers[layer].given) {
-                all.extend(own);
-            }
-        }
-        pair
     }
 
     /// What a full page of a packed layer must answer: codes of the 16-bit numbers.
@@ -155,19 +163,6 @@ impl Oracle {
                     assert_eq!(answer(), got, "the newest token of layer {layer}, {row:?}");
                 }
             }
-        }
-    }
-
-    /// Asserts that staged tokens are those of the oracle.
-    pub(crate) fn check_staged(
-        &self,
-        layer: usize,
-        (tiles, pages): (DenseTiles<'_>, &[u32]),
-        tokens: &[Rc<Token>],
-    ) {
-        for (position, token) in tokens.iter().enumerate() {
-            let got = gather(tiles, pages[position / PAGE_TOKENS], position % PAGE_TOKENS);
-            assert_eq!(&got, token.rounded(layer), "staged: layer {layer}, position {position}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use kvant_kv_cache::{CacheShape, Error, PAGE_TOKENS, PageStore, Row, Span, Staging};
 
-use crate::oracle::{Oracle, Tokens};
+use crate::oracle::{Oracle, Tokens, given};
 use crate::random::{Random, shape};
 
 const SEED: u64 = 11;
@@ -24,36 +24,35 @@ fn used_store(pages: usize, tails: usize, seed: u64) -> PageStore {
         let order: Vec<u32> = (0..pages as u32).collect();
         for position in (0..pages * PAGE_TOKENS).step_by(PAGE_TOKENS) {
             let tokens: Tokens = (0..PAGE_TOKENS).map(|_| oracle.token(&mut random)).collect();
-            append(&mut store, &oracle, &tokens, Row { position, ..row(&order, tail) });
+            append(&mut store, &tokens, Row { position, ..row(&order, tail) });
         }
     }
     store
 }
 
 /// Tokens of one page.
-fn append(store: &mut PageStore, oracle: &Oracle, tokens: &Tokens, row: Row<'_>) {
+fn append(store: &mut PageStore, tokens: &Tokens, row: Row<'_>) {
     for layer in 0..3 {
-        let [k, v] = oracle.given(layer, tokens);
+        let [k, v] = given(layer, tokens);
         store.append(layer, &[Row { tokens: tokens.len(), ..row }], &k, &v);
     }
 }
 
 /// The first `prefill` tokens through staging in chunks, the others one by one.
 fn by_road(store: &mut PageStore, tokens: &Tokens, row: Row<'_>, (prefill, chunk): (usize, usize)) {
-    let oracle = Oracle::new(&mixed(), SEED);
     let mut staging = Staging::new(&mixed(), prefill);
     staging.open(1, prefill).unwrap();
     for start in (0..prefill).step_by(chunk) {
         let end = prefill.min(start + chunk);
         for layer in 0..3 {
-            let [k, v] = oracle.given(layer, &tokens[start..end]);
+            let [k, v] = given(layer, &tokens[start..end]);
             staging.append(layer, (1, start), &k, &v).unwrap();
             let span = Span { start, end, total: prefill };
             store.convert(layer, (&staging, 1), span, row).unwrap();
         }
     }
     for (position, token) in tokens.iter().enumerate().skip(prefill) {
-        append(store, &oracle, &vec![token.clone()], Row { position, ..row });
+        append(store, &vec![token.clone()], Row { position, ..row });
     }
 }
 
@@ -94,7 +93,7 @@ fn an_imported_sequence_goes_on_like_the_first() {
         for position in length..length + 3 {
             let token = oracle.token(&mut random);
             for (store, row) in stores.iter_mut().zip(rows) {
-                append(store, &oracle, &vec![token.clone()], Row { position, ..row });
+                append(store, &vec![token.clone()], Row { position, ..row });
             }
             tokens.push(token);
         }

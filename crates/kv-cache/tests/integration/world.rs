@@ -6,7 +6,7 @@ use kvant_kv_cache::{
     CacheShape, Error, PAGE_TOKENS, PageList, PagePool, PageStore, Row, Span, Staging, pages_for,
 };
 
-use crate::oracle::{Oracle, Tokens};
+use crate::oracle::{Oracle, Tokens, check_staged, given};
 use crate::random::Random;
 
 const PAGES: usize = 10;
@@ -140,7 +140,9 @@ impl World {
         if shared > 0 {
             self.count("shared full pages");
         }
-        pages.iter().for_each(|page| self.pool.retain(*page));
+        for page in &pages {
+            self.pool.retain(*page);
+        }
         pages.extend((0..needed).map(|_| self.pool.alloc().unwrap()));
         let own = Sequence { tokens, pages, tail: self.tails.pop().unwrap() };
         let converted = vec![shared; self.layers];
@@ -173,7 +175,7 @@ impl World {
             _ => total,
         };
         for layer in 0..self.layers {
-            let [k, v] = self.oracle.given(layer, &prompt.own.tokens[start..end]);
+            let [k, v] = given(layer, &prompt.own.tokens[start..end]);
             if start > 0 && self.random.once_in(16) {
                 let gap = self.staging.append(layer, (key, staged + 1), &k, &v);
                 let start = staged + 1;
@@ -257,7 +259,7 @@ impl World {
         for layer in 0..self.layers {
             assert_eq!(self.staging.length(layer, *key), Ok(*staged));
             let view = self.staging.view(layer, *key).unwrap();
-            self.oracle.check_staged(layer, view, &own.tokens[..*staged]);
+            check_staged(layer, view, &own.tokens[..*staged]);
         }
     }
 
