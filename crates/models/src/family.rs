@@ -12,9 +12,9 @@ mod smollm3;
 use crate::{DecoderSpec, Error, ExpertSpec, HfConfig};
 
 /// Architectures served, for messages.
-const SERVED: &str = "Llama, Qwen2, Qwen3, Qwen3Moe, Mistral, Mixtral, Gemma, Gemma2, Gemma3, Phi3, \
-    SmolLM3 (each as …ForCausalLM; in a GGUF file llama, qwen2, qwen3, qwen3moe, gemma, gemma2, \
-    gemma3, phi3, smollm3)";
+const SERVED: &str = "Llama, Qwen2, Qwen3, Qwen3Moe, Mistral, Mixtral, Gemma, Gemma2, Gemma3, \
+    Phi3, SmolLM3 (each as …ForCausalLM; in a GGUF file llama, qwen2, qwen3, qwen3moe, gemma, \
+    gemma2, gemma3, phi3, smollm3)";
 
 /// Most experts of a layer.
 const EXPERTS: usize = 1 << 12;

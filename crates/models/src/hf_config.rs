@@ -59,7 +59,8 @@ pub struct AttentionConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of config.json")]
 pub struct RopeConfig {
-    /// Read [`RopeConfig::theta`] instead, and so for the others that have a function: newer files keep it in `rope_parameters`.
+    /// Read [`RopeConfig::theta`] instead, and so for the others that have a function: newer files
+    /// keep it in `rope_parameters`.
     pub rope_theta: Option<f64>,
     /// Read [`RopeConfig::scaling`] instead.
     pub rope_scaling: Option<RopeScalingConfig>,

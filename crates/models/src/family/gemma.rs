@@ -1,6 +1,6 @@
 //! Gemma: norm weights count from 1, embeddings are scaled, gelu. Gemma 2: four norms a block, two
-//! soft caps, every second layer slides. Gemma 3: norms of q and k, five of six layers slide, with a
-//! rope of their own.
+//! soft caps, every second layer slides. Gemma 3: norms of q and k, five of six layers slide, with
+//! a rope of their own.
 
 use super::{llama, windowed, within};
 use crate::{
