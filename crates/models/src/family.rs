@@ -56,6 +56,11 @@ fn windowed(
         let what = format!("{} entries for {} layers", types.len(), spec.layers.len());
         return Err(Error::config(file, "layer_types", what));
     }
+    let known = ["full_attention", "sliding_attention"];
+    if let Some(other) = types.into_iter().flatten().find(|kind| !known.contains(&kind.as_str())) {
+        let what = format!("{other} is not served; served: {}", known.join(", "));
+        return Err(Error::unsupported(file, "layer_types", what));
+    }
     for (index, layer) in spec.layers.iter_mut().enumerate() {
         let slides = types.map_or_else(|| slides(index), |t| t[index] == "sliding_attention");
         layer.window = window.filter(|_| slides);
@@ -88,17 +93,4 @@ fn within(file: &str, key: &str, value: f64, least: f64, most: f64) -> Result<()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_unknown_architecture_is_named_beside_those_served() {
-        let text = r#"{"architectures": ["NoSuchModel"], "hidden_size": 8, "intermediate_size": 8,
-            "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 8,
-            "max_position_embeddings": 8}"#;
-        let config = HfConfig::from_json(text, "config.json").unwrap();
-        let message = spec(&config, "config.json").unwrap_err().to_string();
-        assert!(message.contains("NoSuchModel") && message.ends_with("smollm3)"), "{message}");
-        assert_eq!(message.lines().count(), 1);
-    }
-}
+mod tests;

@@ -59,7 +59,8 @@ pub struct AttentionConfig {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of config.json")]
 pub struct RopeConfig {
-    /// Read [`RopeConfig::theta`] instead: newer files keep it in `rope_parameters`.
+    /// Read [`RopeConfig::theta`] instead, and so for the others that have a function: newer files
+    /// keep it in `rope_parameters`.
     pub rope_theta: Option<f64>,
     /// Read [`RopeConfig::scaling`] instead.
     pub rope_scaling: Option<RopeScalingConfig>,
@@ -92,6 +93,11 @@ pub struct RopeScalingConfig {
     pub attention_factor: Option<f64>,
     pub beta_fast: Option<f64>,
     pub beta_slow: Option<f64>,
+    pub partial_rotary_factor: Option<f64>,
+    /// Newer files of models with two ropes: the one of layers that see all.
+    pub full_attention: Option<Box<RopeScalingConfig>>,
+    /// And the one of layers with a window.
+    pub sliding_attention: Option<Box<RopeScalingConfig>>,
     pub short_factor: Option<Vec<f32>>,
     pub long_factor: Option<Vec<f32>>,
 }
@@ -228,12 +234,30 @@ impl SizeConfig {
 impl RopeConfig {
     /// Base of the frequencies, wherever the file has it.
     pub fn theta(&self) -> Option<f64> {
-        self.rope_theta.or(self.rope_parameters.as_ref().and_then(|newer| newer.rope_theta))
+        self.rope_theta.or(self.newer().and_then(|newer| newer.rope_theta))
+    }
+
+    /// Base of the frequencies in layers with a window, where it is another.
+    pub fn local_theta(&self) -> Option<f64> {
+        let newer =
+            self.rope_parameters.as_ref().and_then(|newer| newer.sliding_attention.as_ref());
+        self.rope_local_base_freq.or(newer.and_then(|newer| newer.rope_theta))
+    }
+
+    /// Part of a head that is turned.
+    pub fn part(&self) -> f64 {
+        let newer = self.newer().and_then(|newer| newer.partial_rotary_factor);
+        self.partial_rotary_factor.or(newer).unwrap_or(1.0)
+    }
+
+    fn newer(&self) -> Option<&RopeScalingConfig> {
+        let newer = self.rope_parameters.as_ref()?;
+        Some(newer.full_attention.as_deref().unwrap_or(newer))
     }
 
     /// The stretching, wherever the file has it; `None` also for the type `default`.
     pub fn scaling(&self) -> Option<&RopeScalingConfig> {
-        let written = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref())?;
+        let written = self.rope_scaling.as_ref().or(self.newer())?;
         (written.kind() != "default").then_some(written)
     }
 }

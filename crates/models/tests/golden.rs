@@ -259,6 +259,17 @@ fn dummy_weights_need_a_configuration_only_and_repeat() {
 }
 
 #[test]
+fn dummy_weights_are_made_for_every_family() {
+    for name in CASES.iter().flat_map(|(_, names)| names.iter()) {
+        if folder(name).join("config.json").is_file() {
+            let files = ModelFiles::open_config_only(&folder(name)).unwrap();
+            let logits = run(&files.load_dummy(3).unwrap(), &[3, 1, 4], &[&[(0, 0, 3)]]);
+            assert!(logits[&0].iter().flatten().all(|logit| logit.is_finite()), "{name}");
+        }
+    }
+}
+
+#[test]
 fn loading_tells_how_far_it_is() {
     let files = ModelFiles::open(&folder("llama-rope-llama3")).unwrap();
     let mut told = Vec::new();

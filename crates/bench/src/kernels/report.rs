@@ -50,7 +50,8 @@ pub struct DecodeRow {
     pub decoded_ratio: Figures,
     /// Packed bytes by the lowest packed time.
     pub packed_gb_per_s: f64,
-    /// The lowest packed time by the time that reading the packed bytes takes at the best rate of this run.
+    /// The lowest packed time by the time that reading the packed bytes takes at the best rate of
+    /// this run.
     pub floor_ratio: f64,
 }
 

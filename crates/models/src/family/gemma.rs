@@ -39,7 +39,7 @@ pub(super) fn gemma3(config: &HfConfig, file: &str) -> Result<DecoderSpec, Error
     if config.rope.theta().is_none() {
         config.rope.rope_theta = Some(DEFAULT_THETA);
     }
-    let local = config.rope.rope_local_base_freq.unwrap_or(DEFAULT_LOCAL_THETA);
+    let local = config.rope.local_theta().unwrap_or(DEFAULT_LOCAL_THETA);
     within(file, "rope_local_base_freq", local, 1.0, 1e12)?;
     let pattern = config.attention.sliding_window_pattern.unwrap_or(DEFAULT_PATTERN).max(1);
     let spec = four_norms(gemma(&config, file)?, &config, file)?;

@@ -1,6 +1,6 @@
 //! Qwen2 and 2.5: biases on q, k, v. Qwen3: norms of q and k instead. Qwen3-MoE: experts.
 
-use super::{experts, llama, windowed};
+use super::{experts, llama, windowed, within};
 use crate::{Bias, DecoderSpec, Error, ExpertSpec, HfConfig, MlpSpec, NormSpec};
 
 /// Size of a head where config.json of Qwen3 is silent.
@@ -30,9 +30,11 @@ pub(super) fn qwen3_moe(config: &HfConfig, file: &str) -> Result<DecoderSpec, Er
     let plain = qwen3(config, file)?;
     let experts =
         ExpertSpec { normed: written.norm_topk_prob.unwrap_or(false), ..experts(config, file)? };
+    let intermediate = written.moe_intermediate_size.unwrap_or(plain.intermediate);
+    within(file, "moe_intermediate_size", intermediate as f64, 0.0, f64::from(1 << 22))?;
     Ok(DecoderSpec {
         family: "qwen3moe",
-        intermediate: written.moe_intermediate_size.unwrap_or(plain.intermediate),
+        intermediate,
         mlp: MlpSpec { experts: Some(experts), ..plain.mlp },
         ..plain
     })

@@ -13,7 +13,7 @@ pub(super) fn rope(config: &HfConfig, file: &str) -> Result<Rope, Error> {
     let (rope, dim) = (&config.rope, config.size.head_size());
     let theta = rope.theta().unwrap_or(DEFAULT_THETA);
     within(file, "rope_theta", theta, 1.0, 1e12)?;
-    let part = rope.partial_rotary_factor.unwrap_or(1.0);
+    let part = rope.part();
     within(file, "partial_rotary_factor", part, 0.0, 1.0)?;
     let rotated = (dim as f64 * part) as usize;
     if rotated == 0 || !rotated.is_multiple_of(2) {

@@ -117,6 +117,50 @@ fn missing_and_impossible_keys_are_named() {
     }
 }
 
+/// Metadata of the small Llama under another architecture's name.
+fn of(architecture: &str, keys: Vec<Vec<u8>>) -> HfConfig {
+    let mut file = GgufFile::empty();
+    file.keys = vec![key_text("general.architecture", architecture)];
+    let sizes = ["embedding_length", "feed_forward_length", "context_length"];
+    for key in sizes.into_iter().chain(["attention.head_count"]) {
+        file.keys.push(key_u32(&format!("{architecture}.{key}"), 8));
+    }
+    file.keys.extend(keys);
+    file.add("token_embd.weight", &[8, 6], &[0.0; 48]);
+    hf_config(&parse(&file)).unwrap()
+}
+
+#[test]
+fn what_gemma_files_leave_out_is_filled_in() {
+    let layers = |name: &str, count| key_u32(&format!("{name}.block_count"), count);
+    let two = of("gemma2", vec![layers("gemma2", 2)]);
+    assert!(two.output.norm_offset_stored && two.output.rms_norm_eps.is_none());
+    let caps = (two.attention.attn_logit_softcapping, two.output.final_logit_softcapping);
+    assert_eq!((caps, two.attention.query_pre_attn_scalar), ((Some(50.0), Some(30.0)), None));
+    // Scores of the largest are scaled by hidden size over heads.
+    for (name, count) in [("gemma2", 46), ("gemma3", 62)] {
+        let largest = of(name, vec![layers(name, count)]);
+        assert_eq!(largest.attention.query_pre_attn_scalar, Some(1.0));
+    }
+    let pattern = |value| of("gemma3", vec![layers("gemma3", 2), value]).attention;
+    let number = pattern(key_u32("gemma3.attention.sliding_window_pattern", 3));
+    assert_eq!((number.sliding_window_pattern, number.layer_types), (Some(3), None));
+    let flags = key_array("gemma3.attention.sliding_window_pattern", 7, 2, &[0, 1]);
+    let types = pattern(flags).layer_types.unwrap();
+    assert_eq!(types, ["full_attention", "sliding_attention"]);
+}
+
+#[test]
+fn files_of_mistral_and_mixtral_are_told_from_llama() {
+    let with = |key: &str, value| {
+        of("llama", vec![key_u32("llama.block_count", 1), key_u32(key, value)]).architecture
+    };
+    assert_eq!(with("llama.attention.sliding_window", 4096), "MistralForCausalLM");
+    assert_eq!(with("llama.attention.sliding_window", 0), "LlamaForCausalLM");
+    assert_eq!(with("llama.expert_count", 8), "MixtralForCausalLM");
+    assert_eq!(with("llama.expert_count", 0), "LlamaForCausalLM");
+}
+
 #[test]
 fn other_architectures_keep_their_name() {
     let mut file = embedded();
