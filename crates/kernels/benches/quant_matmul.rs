@@ -1,5 +1,5 @@
-//! Products with quantized weights: one row by bytes of weights, beside a plain read of as many
-//! bytes; 8, 128 and 512 rows by operations (a multiplication and an addition are two).
+//! Products with quantized weights: one row by bytes of weights, beside a plain read of memory; 8,
+//! 128 and 512 rows by operations (a multiplication and an addition are two).
 //!
 //! `KVANT_BENCH_PATH=avx2` or `scalar` measures other instructions than the best.
 
@@ -14,6 +14,9 @@ use rayon::prelude::*;
 /// (inputs, outputs): SmolLM2 135M; Qwen2.5 1.5B.
 const SHAPES: [(usize, usize); 7] =
     [(576, 576), (576, 3072), (1536, 576), (576, 49152), (1536, 2048), (1536, 17920), (8960, 1536)];
+
+/// More than last-level caches hold.
+const COLD_BYTES: usize = 80_000_000;
 
 fn path() -> Path {
     match std::env::var("KVANT_BENCH_PATH").as_deref() {
@@ -34,28 +37,36 @@ fn formats(input: usize) -> impl Iterator<Item = BlockFormat> {
     BlockFormat::ALL.into_iter().filter(move |format| input.is_multiple_of(format.block_elements()))
 }
 
+/// As in decoding, every call reads weights that are in no cache, from a thread of the pool.
 fn one_row(c: &mut Criterion) {
     let mut group = c.benchmark_group("one row");
     group.sample_size(10);
     for (input, output) in SHAPES {
         let x = vec![0.3; input];
         let mut out = vec![0.0; output];
+        let name = format!("{input}x{output}");
         for format in formats(input) {
-            let weights = weights(format, input, output);
-            group.throughput(Throughput::Bytes(weights.bytes() as u64));
-            let name = format!("{input}x{output}");
+            let first = weights(format, input, output);
+            let bytes = first.bytes();
+            let more = (1..COLD_BYTES.div_ceil(bytes)).map(|_| weights(format, input, output));
+            let copies: Vec<_> = std::iter::once(first).chain(more).collect();
+            let mut turns = copies.iter().cycle();
+            group.throughput(Throughput::Bytes(bytes as u64));
             group.bench_function(BenchmarkId::new(format!("{format:?}"), &name), |b| {
-                b.iter(|| quant_matmul_on(path(), &mut out, &x, &weights));
+                let mut call = || {
+                    let weights = turns.next().expect("there is one");
+                    quant_matmul_on(path(), &mut out, &x, weights);
+                };
+                rayon::scope(|_| b.iter(&mut call));
             });
-            if format == BlockFormat::Q4_1 {
-                let words = vec![1_u64; weights.bytes() / 8];
-                group.bench_function(BenchmarkId::new("read", &name), |b| {
-                    let sum = |words: &[u64]| words.iter().fold(0_u64, |a, b| a.wrapping_add(*b));
-                    b.iter(|| black_box(words.par_chunks(4096).map(sum).sum::<u64>()));
-                });
-            }
         }
     }
+    let words = vec![1_u64; COLD_BYTES / 8];
+    group.throughput(Throughput::Bytes(COLD_BYTES as u64));
+    group.bench_function("plain read", |b| {
+        let sum = |words: &[u64]| words.iter().fold(0_u64, |a, b| a.wrapping_add(*b));
+        b.iter(|| black_box(words.par_chunks(4096).map(sum).sum::<u64>()));
+    });
 }
 
 fn many_rows(c: &mut Criterion) {

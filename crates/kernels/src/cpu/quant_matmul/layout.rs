@@ -1,12 +1,11 @@
 //! How the weights of sixteen rows lie in memory, a `Layout` for each kind of scales, and how a
 //! kernel reads them.
 //!
-//! A block of 32 inputs of the sixteen rows is a few lines of 64 bytes; byte `4 * row + i` of a
-//! line belongs to the inputs `4 * step + i` of a row, so that one instruction multiplies four
-//! inputs of all sixteen rows. Codes of 4 bits: line s holds step s in the low halves of its bytes
-//! and step s + 4 in the high ones. Codes of 5 bits: one more line, bit s of it the fifth bits of
-//! step s. Codes of 6 bits: two more lines, two bits for each of four steps. Codes of 8 bits: eight
-//! lines.
+//! A block of 32 inputs of the sixteen rows is a few lines of 64 bytes; byte `4 * row + i` of one
+//! belongs to the inputs `4 * step + i` of a row, so that one instruction multiplies four inputs of
+//! all sixteen rows. Codes of 4 bits: line s holds step s in the low halves of its bytes and step
+//! s + 4 in the high ones. Codes of 5 bits: one more line, bit s of it the fifth bits of step s.
+//! Codes of 6 bits: two more lines, two bits for each of four steps. Codes of 8 bits: eight lines.
 
 #![expect(clippy::inline_always, reason = "instructions must land where they are enabled")]
 
