@@ -42,7 +42,7 @@ impl ModelFiles {
         Ok(decoder)
     }
 
-    /// Makes a decoder of random weights from the configuration alone; see [`Dummy`] for which. The
+    /// Makes a decoder of random weights from the configuration alone; see `dummy` for which. The
     /// same seed gives the same weights on every machine.
     pub fn load_dummy(&self, seed: u64) -> Result<Decoder, Error> {
         let spec = self.spec()?;
