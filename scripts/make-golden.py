@@ -8,8 +8,7 @@ Every folder has config.json and model.safetensors, or model.gguf, and reference
 [tokens, vocab], computed in f32 from the weights as stored. The versions used are in the metadata of
 reference.safetensors. Weights are rounded to the stored format before the reference is computed, so that formats of
 16 bits are compared as closely as f32. GGUF files follow the conventions of llama.cpp's conversion tools: q and k of llama
-and smollm3 interleaved, 1 added to the norms of Gemma, experts stacked, names by the gguf package. For Q8_0 the input of
-every product is rounded to Q8_0 as well, as integer kernels do.
+and smollm3 interleaved, 1 added to the norms of Gemma, experts stacked, names by the gguf package.
 """
 import collections, copy, importlib.metadata, json, math, os, pathlib, re, shutil, sys
 
@@ -240,15 +239,6 @@ def write_gguf(model, name, kind, folder):
     writer.close()
 
 
-def round_activations(model, kind):
-    def rounded(_, inputs):
-        x = inputs[0].numpy()
-        return torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(x, kind), kind)).reshape(x.shape)
-    for part in model.modules():
-        if isinstance(part, torch.nn.Linear):
-            part.register_forward_pre_hook(rounded)
-
-
 def main():
     beside = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"
     output = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else beside
@@ -260,8 +250,6 @@ def main():
             source, kind = GGUFS[name]
             model = make(source)
             write_gguf(model, source, kind, folder)
-            if kind == KINDS.Q8_0:
-                round_activations(model, kind)
         else:
             model = make(name)
             write_hf(model, name, folder)

@@ -111,6 +111,18 @@ impl ModelRunner {
 
 impl Runner for ModelRunner {
     fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
+        // On a thread that computes: from outside, each of a step's hundreds of kernels would wake
+        // one and be woken by it.
+        rayon::scope(|_| self.compute(step, alive))
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.staging.close(seq.0);
+    }
+}
+
+impl ModelRunner {
+    fn compute(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
         let hidden = self.forward(step, alive)?;
         let rows = sampled_rows(step);
         let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
@@ -133,10 +145,6 @@ impl Runner for ModelRunner {
             first += chunk.tokens.len();
         }
         Ok(sampled)
-    }
-
-    fn forget(&mut self, seq: SeqId) {
-        self.staging.close(seq.0);
     }
 }
 

@@ -12,4 +12,6 @@ pub use encode::{NonFiniteInput, PageSource, encode};
 pub use matmul::{MatmulShape, Weights, matmul, matmul_widened};
 pub use packed::{PackedParams, PackedRow, PackedTiles, attend_packed};
 pub use path::Path;
-pub use quant_matmul::{BlockFormat, PackedWeights, quant_matmul, quant_matmul_on};
+pub use quant_matmul::{
+    BlockFormat, PackedWeights, quant_matmul, quant_matmul_fine, quant_matmul_on,
+};

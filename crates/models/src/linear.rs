@@ -4,7 +4,9 @@ use std::fmt;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
-use kvant_kernels::cpu::{MatmulShape, PackedWeights, Weights, matmul, quant_matmul};
+use kvant_kernels::cpu::{
+    MatmulShape, PackedWeights, Weights, matmul, quant_matmul, quant_matmul_fine,
+};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::{Bytes, TensorView, WeightDtype};
@@ -159,7 +161,7 @@ impl Part {
             MatmulShape { rows: x.len() / self.input, input: self.input, output: self.output };
         let (dtype, bytes) = match &self.weights {
             Stored::Blocks(blocks) => {
-                quant_matmul(out, x, blocks);
+                quant_matmul_fine(out, x, blocks);
                 return Ok(());
             }
             Stored::Float(dtype, bytes) => (*dtype, bytes),

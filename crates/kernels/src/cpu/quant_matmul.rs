@@ -49,6 +49,24 @@ pub fn quant_matmul(out: &mut [f32], x: &[f32], weights: &PackedWeights) {
     quant_matmul_on(Path::best(), out, x, weights);
 }
 
+/// [`quant_matmul`] with activations of about fifteen bits: what the first rounding leaves out is
+/// rounded again and multiplied as a second row, so the weights are read once.
+///
+/// # Panics
+/// If a slice is not as long as the weights say.
+pub fn quant_matmul_fine(out: &mut [f32], x: &[f32], weights: &PackedWeights) {
+    let (input, output) = (weights.input, weights.output);
+    let pairs = activations::with_residuals(x, input);
+    let mut sums = vec![0.0; 2 * out.len()];
+    quant_matmul(&mut sums, &pairs, weights);
+    for (out, pair) in out.chunks_exact_mut(output).zip(sums.chunks_exact(2 * output)) {
+        let (whole, residuals) = pair.split_at(output);
+        for ((out, whole), residual) in out.iter_mut().zip(whole).zip(residuals) {
+            *out = whole + residual;
+        }
+    }
+}
+
 /// [`quant_matmul`] with chosen instructions, for tests and measurements.
 ///
 /// # Panics

@@ -16,6 +16,30 @@ const SMALLEST: f32 = 1e-36;
 /// Activations that are rounded by one thread.
 const ALONE: usize = 16 * 1024;
 
+/// Every row of x followed by what its rounding leaves out. x: `[rows, input]`, returns
+/// `[rows, 2, input]`.
+pub(super) fn with_residuals(x: &[f32], input: usize) -> Vec<f32> {
+    let mut pairs = vec![0.0; 2 * x.len()];
+    for (pair, row) in pairs.chunks_exact_mut(2 * input).zip(x.chunks_exact(input)) {
+        let (whole, residuals) = pair.split_at_mut(input);
+        whole.copy_from_slice(row);
+        for (residuals, block) in residuals.as_chunks_mut().0.iter_mut().zip(row.as_chunks().0) {
+            *residuals = residual(block);
+        }
+    }
+    pairs
+}
+
+fn residual(x: &[f32; BLOCK]) -> [f32; BLOCK] {
+    let peak = x.iter().fold(0.0, |peak: f32, value| peak.max(value.abs()));
+    if !peak.is_finite() || peak < SMALLEST {
+        return [0.0; BLOCK];
+    }
+    let (scale, inverse) = (kept(peak / 127.0), 127.0 / peak);
+    // The same rounding as that of the codes.
+    x.map(|value| value - ((value * inverse + ROUND) - ROUND) * scale)
+}
+
 /// One block of one row.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(16))]

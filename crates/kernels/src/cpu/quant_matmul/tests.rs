@@ -162,6 +162,33 @@ fn agrees_with_f64_on_every_path_and_keeps_rows_apart() {
 }
 
 #[test]
+fn fine_activations_agree_with_unrounded_ones() {
+    for format in [BlockFormat::Q4_1, BlockFormat::Q5_0, BlockFormat::Q4K, BlockFormat::Q6K] {
+        let (input, output) = (768, 33);
+        let bytes = blocks(format, output * input / format.block_elements());
+        let weights = PackedWeights::new(format, &bytes, input, output);
+        let exact = decoded(format, &bytes);
+        let x = numbers(5, input);
+        let wide: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+        let mut out = vec![f32::NAN; 5 * output];
+        quant_matmul_fine(&mut out, &x, &weights);
+        // Eight bits miss the norms' product by up to 1e-2, twice eight by a 254th of it.
+        assert!(close(&out, &wide, &exact, input, 5e-5), "{format:?}");
+        for (row, out) in x.chunks(input).zip(out.chunks(output)) {
+            let mut alone = vec![f32::NAN; output];
+            quant_matmul_fine(&mut alone, row, &weights);
+            assert_eq!(alone, out, "{format:?}: a row alone");
+        }
+    }
+    let weights = PackedWeights::new(BlockFormat::Q4_1, &blocks(BlockFormat::Q4_1, 1), 32, 1);
+    let mut out = [0.0];
+    quant_matmul_fine(&mut out, &[f32::NAN; 32], &weights);
+    assert!(out[0].is_nan());
+    quant_matmul_fine(&mut out, &[1e-40; 32], &weights);
+    assert_eq!(out, [0.0]);
+}
+
+#[test]
 fn threads_do_not_change_a_bit() {
     for format in BlockFormat::ALL {
         let (input, output) = (512, 400);
