@@ -4,9 +4,7 @@ use std::fmt;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
-use kvant_kernels::cpu::{
-    MatmulShape, PackedWeights, Weights, matmul, quant_matmul, quant_matmul_fine,
-};
+use kvant_kernels::cpu::{MatmulShape, PackedWeights, Weights, matmul, quant_matmul_fine};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::{Bytes, TensorView, WeightDtype};
