@@ -260,6 +260,9 @@ pub(crate) struct ValueArgs {
     /// Tokens of the key/value cache [default: what fits]
     #[arg(long)]
     pub(crate) cache_tokens: Option<String>,
+    /// fused, or reference: slow, what the kernels are tested against
+    #[arg(long)]
+    pub(crate) attention: Option<String>,
     /// Part of the free memory that may be taken
     #[arg(long)]
     pub(crate) memory_fraction: Option<String>,
@@ -295,6 +298,7 @@ impl Settings {
             ("--k-bits", "cache.key_bits", &values.k_bits),
             ("--v-bits", "cache.value_bits", &values.v_bits),
             ("--cache-tokens", "cache.tokens", &values.cache_tokens),
+            ("--attention", "cache.attention", &values.attention),
             ("--memory-fraction", "cache.memory_fraction", &values.memory_fraction),
             ("--sequences", "scheduler.sequences", &values.sequences),
             ("--step-tokens", "scheduler.step_tokens", &values.step_tokens),

@@ -67,6 +67,17 @@ pub(crate) struct CacheConfig {
     pub(crate) seed: u64,
     pub(crate) tokens: usize,
     pub(crate) memory_fraction: f64,
+    pub(crate) attention: AttentionConfig,
+}
+
+/// How decoded tokens attend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AttentionConfig {
+    /// Kernels that read pages in place.
+    Fused,
+    /// Gathered, decoded, masked, in f64.
+    Reference,
 }
 
 /// Limits of the engine.
@@ -133,6 +144,7 @@ impl Default for CacheConfig {
             seed: 0,
             tokens: 0,
             memory_fraction: 0.8,
+            attention: AttentionConfig::Fused,
         }
     }
 }

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use kvant_engine::memory::{MemoryInputs, MemoryPlan};
-use kvant_engine::{Engine, EngineOptions, Handle, ModelRunner};
+use kvant_engine::{AttentionRoad, Engine, EngineOptions, Handle, ModelRunner};
 use kvant_kv_cache::{
     CacheShape, PageStore, Staging, Wish, WishError, average_bits, bits, layer_presets,
 };
 use kvant_models::{Decoder, ModelFiles};
 use tracing::level_filters::LevelFilter;
 
-use crate::config::{CacheConfig, Config, LoadFormat, LogConfig, LogFormat};
+use crate::config::{AttentionConfig, CacheConfig, Config, LoadFormat, LogConfig, LogFormat};
 use crate::facts::{Facts, cache_shape};
 use crate::{fetch, machine, progress};
 
@@ -101,7 +101,11 @@ impl Opened {
             vocab: decoder.spec().vocab,
             stall: Duration::from_secs(scheduler.stall_seconds),
         };
-        Ok(Engine::start(ModelRunner::new(decoder, store, staging), options))
+        let road = match config.cache.attention {
+            AttentionConfig::Fused => AttentionRoad::Fused,
+            AttentionConfig::Reference => AttentionRoad::Reference,
+        };
+        Ok(Engine::start(ModelRunner::new(decoder, store, staging).on(road), options))
     }
 
     /// Reads the weights, with a bar.

@@ -36,7 +36,7 @@ const fn key(section: &'static str, name: &'static str, bound: Bound) -> Key {
 }
 
 /// In the order of `config/default.toml`.
-pub(super) const KEYS: [Key; 26] = [
+pub(super) const KEYS: [Key; 27] = [
     key("model", "name", Bound::Text),
     key("model", "revision", Bound::Text),
     key("model", "load_format", Bound::OneOf(&["auto", "dummy"])),
@@ -50,6 +50,7 @@ pub(super) const KEYS: [Key; 26] = [
     key("cache", "seed", Bound::Integer(0, MANY)),
     key("cache", "tokens", Bound::Integer(0, MANY)),
     key("cache", "memory_fraction", Bound::Number(0.05, 1.0)),
+    key("cache", "attention", Bound::OneOf(&["fused", "reference"])),
     key("scheduler", "context_tokens", Bound::Integer(0, MANY)),
     key("scheduler", "sequences", Bound::Integer(1, 4096)),
     key("scheduler", "step_tokens", Bound::Integer(16, 65536)),

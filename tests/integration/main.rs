@@ -6,6 +6,7 @@
 mod cli;
 mod client;
 mod http;
+mod real;
 mod server;
 mod tidy;
 mod words;

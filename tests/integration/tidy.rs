@@ -45,7 +45,7 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
         &["kernels", "kv-cache", "models"],
         &["candle-core", "rayon", "thiserror", "tokio", "tracing"],
     ),
-    ("crates/kv-cache", &["kernels", "turboquant"], &["half", "thiserror"]),
+    ("crates/kv-cache", &["kernels", "turboquant"], &["half", "thiserror", "tracing"]),
     (
         "crates/models",
         &["kernels"],

@@ -17,13 +17,13 @@ use sha2::{Digest, Sha256};
 const UNREACHABLE: [&str; 4] =
     ["NewConnectionError", "ConnectTimeout", "ReadTimeout", "Temporary failure in name resolution"];
 
-fn golden() -> Value {
+pub(crate) fn golden() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/text/smollm2.json");
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
 /// The GGUF of the package that the golden file names, checked by the SHA-256 that it states.
-fn model(golden: &Value) -> Option<PathBuf> {
+pub(crate) fn model(golden: &Value) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("smollm2");
     let sum = |path: &Path| -> Option<String> {
         let bytes = fs::read(path).ok()?;
@@ -100,11 +100,8 @@ fn check_conversations(golden: &Value, template: &ChatTemplate) {
     }
 }
 
-#[test]
-fn smollm2_from_its_gguf() {
-    let golden = golden();
-    let Some(path) = model(&golden) else { return };
-    let files = ModelFiles::open(&path).unwrap();
+/// The tokenizer inside a GGUF.
+pub(crate) fn tokenizer(files: &ModelFiles) -> Arc<Tokenizer> {
     let gguf = files.gguf().unwrap();
     let id = |key: &str| Some(gguf.u64(key)? as u32);
     let tokens = gguf.strings("tokenizer.ggml.tokens").unwrap();
@@ -121,9 +118,18 @@ fn smollm2_from_its_gguf() {
         add_eos: gguf.bool("tokenizer.ggml.add_eos_token"),
         add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix"),
     };
-    check_texts(&golden, &Arc::new(Tokenizer::from_gguf(vocab).unwrap()));
+    Arc::new(Tokenizer::from_gguf(vocab).unwrap())
+}
+
+#[test]
+fn smollm2_from_its_gguf() {
+    let golden = golden();
+    let Some(path) = model(&golden) else { return };
+    let files = ModelFiles::open(&path).unwrap();
+    check_texts(&golden, &tokenizer(&files));
     let token = |key: &str| golden["tokens"][key].as_str().map(str::to_owned);
     let tokens = TemplateTokens { bos: token("bos"), eos: token("eos") };
+    let gguf = files.gguf().unwrap();
     let source = gguf.str("tokenizer.chat_template").unwrap();
     check_conversations(&golden, &ChatTemplate::new(source, tokens).unwrap());
 }

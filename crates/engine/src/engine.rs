@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use kvant_kv_cache::{PAGE_TOKENS, pages_for};
+use kvant_kv_cache::{Conversions, PAGE_TOKENS, pages_for};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use crate::handle::{Handle, Limits, Shared, Submission};
@@ -33,7 +33,7 @@ pub struct EngineOptions {
     pub context_tokens: usize,
     /// Pages of the runner's cache; at least one whole context.
     pub cache_pages: usize,
-    /// Tokens of the runner's staging; at least one whole context.
+    /// Tokens of the runner's staging, at least a page; longer prompts convert early.
     pub staging_tokens: usize,
     /// Token ids are below it.
     pub vocab: usize,
@@ -67,11 +67,11 @@ impl<R: Runner + 'static> Engine<R> {
     /// Starts the thread; it ends when all handles are gone and the work is done.
     ///
     /// # Panics
-    /// If cache or staging are smaller than a context, or the system gives no thread.
+    /// If the cache is smaller than a context, staging than a page, or the system gives no thread.
     pub fn start(runner: R, options: EngineOptions) -> Handle {
         let EngineOptions { context_tokens, cache_pages, staging_tokens, .. } = options;
-        let room = cache_pages.min(staging_tokens / PAGE_TOKENS);
-        assert!(pages_for(context_tokens) <= room, "a context must fit into cache and staging");
+        assert!(pages_for(context_tokens) <= cache_pages, "a context must fit into the cache");
+        assert!(staging_tokens >= PAGE_TOKENS, "staging must have a page");
         let limits = Limits {
             context_tokens,
             vocab: options.vocab,
@@ -79,6 +79,7 @@ impl<R: Runner + 'static> Engine<R> {
             waiting_requests: options.waiting_requests,
             // A prompt that fits the context must fit an empty queue.
             waiting_tokens: options.waiting_tokens.max(context_tokens),
+            staging_tokens,
         };
         let scheduler = Scheduler::new(SchedulerLimits {
             sequences: options.sequences,
@@ -209,6 +210,8 @@ impl<R: Runner + 'static> Engine<R> {
                 client.admitted = Some(Instant::now());
                 let prompt = u64::from(chunk.total);
                 self.shared.figures.prompt_tokens.fetch_add(prompt, Relaxed);
+                let early = u64::from(chunk.is_early());
+                self.shared.figures.early_prompts.fetch_add(early, Relaxed);
             }
         }
     }
@@ -253,6 +256,10 @@ impl<R: Runner + 'static> Engine<R> {
         figures.pages_used.store(self.scheduler.pool().used() as u64, Relaxed);
         let staged = self.scheduler.tiles_used() * PAGE_TOKENS;
         figures.staging_tokens_used.store(staged as u64, Relaxed);
+        let Conversions { pages, time, not_finite } = self.runner.conversions();
+        figures.converted_pages.store(pages, Relaxed);
+        figures.conversion_micros.store(time.as_micros() as u64, Relaxed);
+        figures.not_finite_pages.store(not_finite, Relaxed);
     }
 }
 

@@ -19,6 +19,10 @@ pub(crate) struct Figures {
     pub(crate) cancelled_prefill: AtomicU64,
     pub(crate) cancelled_decode: AtomicU64,
     pub(crate) steps: AtomicU64,
+    pub(crate) converted_pages: AtomicU64,
+    pub(crate) conversion_micros: AtomicU64,
+    pub(crate) not_finite_pages: AtomicU64,
+    pub(crate) early_prompts: AtomicU64,
 }
 
 /// A snapshot for `/metrics`.
@@ -52,6 +56,14 @@ pub struct Gauges {
     pub cancelled_decode: u64,
     /// Steps since start.
     pub steps: u64,
+    /// Pages packed since start, each layer's for itself.
+    pub converted_pages: u64,
+    /// Microseconds that packing them took.
+    pub conversion_micros: u64,
+    /// Those of them with vectors that were not finite.
+    pub not_finite_pages: u64,
+    /// Prompts longer than staging, whose oldest pages were read packed.
+    pub early_prompts: u64,
 }
 
 impl Figures {
@@ -72,6 +84,10 @@ impl Figures {
             cancelled_prefill: self.cancelled_prefill.load(Relaxed),
             cancelled_decode: self.cancelled_decode.load(Relaxed),
             steps: self.steps.load(Relaxed),
+            converted_pages: self.converted_pages.load(Relaxed),
+            conversion_micros: self.conversion_micros.load(Relaxed),
+            not_finite_pages: self.not_finite_pages.load(Relaxed),
+            early_prompts: self.early_prompts.load(Relaxed),
         }
     }
 }

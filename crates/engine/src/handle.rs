@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kvant_kv_cache::PAGE_TOKENS;
 use tokio::sync::mpsc;
 
 use crate::figures::{Figures, Gauges};
 use crate::heartbeat::Heartbeat;
 use crate::queue::{Queue, Ticket};
 use crate::request::{GenerateRequest, Rejected, TokenEvent};
+use crate::step::early_tokens;
 
 /// Bounds that hold for the life of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,15 @@ pub struct Limits {
     pub waiting_requests: usize,
     /// Prompt tokens that may wait; at least one context.
     pub waiting_tokens: usize,
+    /// Prompt tokens that are held in 16 bits while in prefill.
+    pub staging_tokens: usize,
+}
+
+impl Limits {
+    /// Tokens of a prompt of this length that its last one reads packed; 0 if staging holds all.
+    pub fn early_tokens(&self, prompt: usize) -> usize {
+        early_tokens(prompt, self.staging_tokens / PAGE_TOKENS)
+    }
 }
 
 /// How the engine's thread is.

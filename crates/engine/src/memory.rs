@@ -107,15 +107,13 @@ pub enum MemoryError {
         /// What the model was made for.
         model: usize,
     },
-    /// Cache or staging smaller than one context.
+    /// A cache smaller than one context.
     #[error(
-        "{key} is {tokens}, less than a context of {context} tokens; raise it, or lower \
+        "cache.tokens is {tokens}, less than a context of {context} tokens; raise it, or lower \
          scheduler.context_tokens"
     )]
     SmallerThanContext {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value in whole pages.
+        /// The cache in whole pages.
         tokens: usize,
         /// One context.
         context: usize,
@@ -124,7 +122,8 @@ pub enum MemoryError {
 
 impl MemoryPlan {
     /// Lays the memory out: weights and workspace first, then staging for one whole context, then
-    /// pages: as many as are left, or as the sequences can use.
+    /// pages: as many as are left, or as the sequences can use. Beside the pages of a context that
+    /// was asked for, staging may be smaller: longer prompts then convert early.
     pub fn new(inputs: &MemoryInputs<'_>) -> Result<Self, MemoryError> {
         let MemoryInputs { available_bytes, weight_bytes, .. } = *inputs;
         let workspace_bytes = workspace_bytes(inputs.spec, inputs.step_tokens);
@@ -133,31 +132,31 @@ impl MemoryPlan {
         let tail_bytes = inputs.shape.tail_bytes().saturating_mul(inputs.sequences as u64);
         let fixed_bytes = weight_bytes.saturating_add(workspace_bytes).saturating_add(tail_bytes);
         let left = available_bytes.saturating_sub(fixed_bytes);
-        let most = (left / (page_bytes + tile_bytes)) as usize * PAGE_TOKENS;
-        if most == 0 {
+        let asked_tiles = inputs.staging_tokens.map(pages_for);
+        let most = match asked_tiles {
+            None => left / (page_bytes + tile_bytes),
+            Some(tiles) => {
+                left.saturating_sub((tiles as u64).saturating_mul(tile_bytes)) / page_bytes
+            }
+        };
+        if most == 0 && asked_tiles.is_none() {
             return Err(MemoryError::Model { weight_bytes, workspace_bytes, available_bytes });
         }
-        let context_tokens = context(inputs, most)?;
-        let whole = |tokens: usize| tokens / PAGE_TOKENS * PAGE_TOKENS;
-        let one = pages_for(context_tokens) * PAGE_TOKENS;
-        let staging_tokens = inputs.staging_tokens.map_or(one, whole);
-        let staging_bytes = ((staging_tokens / PAGE_TOKENS) as u64).saturating_mul(tile_bytes);
+        let context_tokens = context(inputs, (most as usize).saturating_mul(PAGE_TOKENS))?;
+        let one = pages_for(context_tokens);
+        let beside = left.saturating_sub((one as u64).saturating_mul(page_bytes)) / tile_bytes;
+        let tiles = asked_tiles.unwrap_or(one.min(beside.max(1) as usize));
+        let staging_tokens = tiles.saturating_mul(PAGE_TOKENS);
+        let staging_bytes = (tiles as u64).saturating_mul(tile_bytes);
         let fit = (left.saturating_sub(staging_bytes) / page_bytes) as usize;
         // More than all sequences can fill is never used.
         let usable = pages_for(context_tokens).saturating_mul(inputs.sequences);
         let cache_pages = inputs.cache_tokens.map_or(fit.min(usable), |t| t / PAGE_TOKENS);
-        for (key, tokens) in [
-            ("scheduler.staging_tokens", staging_tokens),
-            ("cache.tokens", cache_pages * PAGE_TOKENS),
-        ] {
-            if tokens < context_tokens {
-                return Err(MemoryError::SmallerThanContext {
-                    key,
-                    tokens,
-                    context: context_tokens,
-                });
-            }
+        let tokens = cache_pages * PAGE_TOKENS;
+        if inputs.cache_tokens.is_some() && tokens < context_tokens {
+            return Err(MemoryError::SmallerThanContext { tokens, context: context_tokens });
         }
+        let cache_pages = cache_pages.max(one);
         let plan = Self {
             available_bytes,
             weight_bytes,
@@ -198,9 +197,8 @@ fn context(inputs: &MemoryInputs<'_>, most: usize) -> Result<usize, MemoryError>
     if let Some(asked) = inputs.context_tokens {
         return if asked > model { Err(MemoryError::Context { asked, model }) } else { Ok(asked) };
     }
-    let asked = [inputs.cache_tokens, inputs.staging_tokens].into_iter().flatten();
-    let asked = asked.map(|tokens| tokens / PAGE_TOKENS * PAGE_TOKENS).min();
-    // Where both were asked for, what fits is checked against them, not against an even split.
+    // A cache that was asked for is checked as a whole later.
+    let asked = inputs.cache_tokens.map(|tokens| tokens / PAGE_TOKENS * PAGE_TOKENS);
     Ok(model.min(asked.unwrap_or(most)).max(1))
 }
 

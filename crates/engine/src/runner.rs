@@ -1,12 +1,13 @@
 //! `Runner`, what the engine asks of a model, and `ModelRunner`, a decoder with its cache.
 
 mod attend;
+mod early;
 mod teacher;
 
 use std::sync::Arc;
 
 use candle_core::{Device, Storage, Tensor};
-use kvant_kv_cache::{PageStore, Staging};
+use kvant_kv_cache::{Conversions, PageStore, Staging};
 use kvant_models::Decoder;
 
 use crate::heartbeat::Heartbeat;
@@ -15,6 +16,7 @@ use crate::sampler::{self, Choice};
 use crate::step::{PromptLogprobs, SampleRow, Sampled, Step};
 use attend::StepAttend;
 
+pub use attend::AttentionRoad;
 pub use teacher::{Reading, Teacher, Window};
 
 /// Rows of logits made at once: bounds the memory that they take.
@@ -39,6 +41,11 @@ pub trait Runner: Send {
 
     /// A sequence was cancelled or preempted: what was kept for it beside its pages may go.
     fn forget(&mut self, seq: SeqId);
+
+    /// What was packed since the start.
+    fn conversions(&self) -> Conversions {
+        Conversions::default()
+    }
 }
 
 /// A decoder, the pages of all sequences, and the staging of those in prefill.
@@ -47,12 +54,19 @@ pub struct ModelRunner {
     decoder: Arc<Decoder>,
     store: PageStore,
     staging: Staging,
+    road: AttentionRoad,
 }
 
 impl ModelRunner {
     /// Joins a decoder to a cache of its shape.
     pub fn new(decoder: impl Into<Arc<Decoder>>, store: PageStore, staging: Staging) -> Self {
-        Self { decoder: decoder.into(), store, staging }
+        Self { decoder: decoder.into(), store, staging, road: AttentionRoad::Fused }
+    }
+
+    /// Lets decode rows attend on another road.
+    pub fn on(mut self, road: AttentionRoad) -> Self {
+        self.road = road;
+        self
     }
 
     /// Hidden states of a step's tokens, `[tokens, hidden]`; their keys and values are kept.
@@ -66,6 +80,7 @@ impl ModelRunner {
             layers: &self.decoder.spec().layers,
             store: &mut self.store,
             staging: &mut self.staging,
+            road: self.road,
             alive,
         };
         let hidden = self.decoder.forward(&tokens.ids, &tokens.positions, &mut attend)?;
@@ -118,6 +133,10 @@ impl Runner for ModelRunner {
 
     fn forget(&mut self, seq: SeqId) {
         self.staging.close(seq.0);
+    }
+
+    fn conversions(&self) -> Conversions {
+        self.store.conversions()
     }
 }
 

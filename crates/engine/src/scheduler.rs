@@ -22,7 +22,7 @@ pub struct SchedulerLimits {
     pub sequences: usize,
     /// Pages of the cache; enough for the longest sequence.
     pub cache_pages: usize,
-    /// Tiles of staging; enough for the longest sequence.
+    /// Tiles of staging, at least one; a prompt that needs more takes all of them.
     pub staging_tiles: usize,
 }
 
@@ -70,11 +70,11 @@ impl Scheduler {
     /// Queues a request. It must be able to run alone.
     ///
     /// # Panics
-    /// If its prompt and output cannot fit cache and staging: they must be checked against the
-    /// context before.
+    /// If its prompt and output cannot fit the cache: they must be checked against the context
+    /// before.
     pub fn submit(&mut self, request: GenerateRequest) -> SeqId {
         let longest = request.prompt.len() + request.stop.max_tokens as usize;
-        let room = self.limits.cache_pages.min(self.limits.staging_tiles);
+        let room = self.limits.cache_pages;
         assert!(pages_for(longest) <= room, "a request of {longest} tokens was let in");
         let id = SeqId(self.next_id);
         self.next_id += 1;
@@ -141,21 +141,21 @@ impl Scheduler {
     /// into, lest it be preempted at once.
     fn admit(&mut self) -> bool {
         let Some(sequence) = self.waiting.front() else { return false };
-        let tiles = self.tiles_used + pages_for(sequence.prompt_len());
+        let tiles = pages_for(sequence.prompt_len()).min(self.limits.staging_tiles);
         let pages = pages_for(sequence.len());
         let spare = pages_for(sequence.len() + 1) - pages + self.running.len();
         let alone = self.running.is_empty();
         if self.running.len() >= self.limits.sequences
-            || tiles > self.limits.staging_tiles
+            || self.tiles_used + tiles > self.limits.staging_tiles
             || (!alone && pages + spare > self.pool.free())
         {
             return false;
         }
         let pages = (0..pages).map(|_| self.pool.alloc().expect("counted above")).collect();
         let tail = self.tails.pop().expect("there are as many as sequences may run");
-        self.tiles_used = tiles;
+        self.tiles_used += tiles;
         let mut sequence = self.waiting.pop_front().expect("seen above");
-        sequence.phase = Phase::Prefill { done: 0, place: Place { pages, tail } };
+        sequence.phase = Phase::Prefill { done: 0, place: Place { pages, tail }, tiles };
         self.running.push(sequence);
         true
     }

@@ -7,7 +7,7 @@ use kvant_kv_cache::{PAGE_TOKENS, pages_for};
 use crate::request::{
     FinishReason, GenerateRequest, SamplingParams, SeqId, StopRules, TokenId, TokenLogprob,
 };
-use crate::step::{DecodeRow, Place, PrefillChunk, PromptLogprobs, SampleRow};
+use crate::step::{DecodeRow, Place, PrefillChunk, PromptLogprobs, SampleRow, early_span};
 
 /// Known tokens that a step computes again at most: as many as attention takes at once.
 pub(crate) const REPLAY_TOKENS: usize = 16;
@@ -32,8 +32,9 @@ pub(crate) struct Sequence {
 pub(crate) enum Phase {
     /// Holds nothing: not yet admitted, or preempted.
     Waiting,
-    /// The first `done` tokens of its prompt are in staging, which has room for all of them.
-    Prefill { done: usize, place: Place },
+    /// The first `done` tokens of its prompt are in its `tiles` of staging, or the newest of them if
+    /// they are more.
+    Prefill { done: usize, place: Place, tiles: usize },
     /// Its first `cached` tokens are in `place`; all but the newest one, unless it was preempted
     /// and its output is being computed again.
     Decode { cached: usize, place: Place },
@@ -103,7 +104,7 @@ impl Sequence {
     /// Staging tiles that it holds.
     pub(crate) fn tiles(&self) -> usize {
         match self.phase {
-            Phase::Prefill { .. } => pages_for(self.prompt.len()),
+            Phase::Prefill { tiles, .. } => tiles,
             Phase::Waiting | Phase::Decode { .. } => 0,
         }
     }
@@ -142,11 +143,14 @@ impl Sequence {
     /// # Panics
     /// If the sequence is in another phase than prefill: an error of ours.
     pub(crate) fn chunk(&self, budget: usize) -> PrefillChunk {
-        let Phase::Prefill { done, place } = &self.phase else {
+        let Phase::Prefill { done, place, tiles } = &self.phase else {
             panic!("sequence {} is in no prefill phase", self.id.0)
         };
         let total = self.prompt.len();
-        let end = total.min(done + budget);
+        let mut end = total.min(done + budget);
+        if pages_for(total) > *tiles {
+            end = end.min((done / PAGE_TOKENS + early_span(*tiles)) * PAGE_TOKENS);
+        }
         // A sequence that is computed again has told its prompt's log-probabilities already.
         let fresh = self.output.is_empty();
         let targets = |top| PromptLogprobs {
@@ -157,6 +161,7 @@ impl Sequence {
             seq: self.id,
             start: *done as u32,
             total: total as u32,
+            tiles: *tiles as u32,
             tokens: self.prompt[*done..end].to_vec(),
             place: place.clone(),
             prompt_logprobs: self.prompt_logprobs.filter(|_| fresh).map(targets),
@@ -172,7 +177,7 @@ impl Sequence {
                 *cached += tokens;
                 false
             }
-            Phase::Prefill { done, place } => {
+            Phase::Prefill { done, place, .. } => {
                 *done += tokens;
                 let complete = *done == self.prompt.len();
                 if complete {

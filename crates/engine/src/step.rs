@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use kvant_kv_cache::PageList;
+use kvant_kv_cache::{PAGE_TOKENS, PageList, pages_for};
 
 use crate::request::{SamplingParams, SeqId, TokenId, TokenLogprob};
 
@@ -43,6 +43,8 @@ pub struct PrefillChunk {
     pub start: u32,
     /// Tokens of the whole prompt, for which staging is opened; it is closed with the last of them.
     pub total: u32,
+    /// Staging tiles that the prompt has.
+    pub tiles: u32,
     /// The tokens.
     pub tokens: Vec<TokenId>,
     /// Where the prompt's keys and values go.
@@ -59,6 +61,30 @@ impl PrefillChunk {
     pub fn is_last(&self) -> bool {
         self.start as usize + self.tokens.len() == self.total as usize
     }
+
+    /// Whether staging is too small for the prompt, so that its oldest pages are read packed before
+    /// it is complete.
+    pub fn is_early(&self) -> bool {
+        pages_for(self.total as usize) > self.tiles as usize
+    }
+}
+
+/// Pages that a chunk of a prompt longer than staging touches at most, in a staging of so many
+/// tiles. What the chunk's first tokens read must stay beside what its last ones write.
+pub(crate) fn early_span(tiles: usize) -> usize {
+    (tiles / 4).max(1)
+}
+
+/// Pages up to and with its own that a token of such a prompt reads in 16 bits: the same whatever
+/// the chunks, so that results do not depend on them.
+pub(crate) fn early_recent(tiles: usize) -> usize {
+    tiles + 1 - early_span(tiles)
+}
+
+/// Tokens of a prompt that its last one reads packed.
+pub(crate) fn early_tokens(prompt: usize, tiles: usize) -> usize {
+    let pages = pages_for(prompt);
+    if pages > tiles { (pages - early_recent(tiles)) * PAGE_TOKENS } else { 0 }
 }
 
 /// Where a sequence's keys and values are.

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use kvant_engine::{
-    Engine, EngineOptions, GenerateRequest, Handle, ModelRunner, SamplingParams, StopRules,
-    TokenEvent, TokenLogprob,
+    AttentionRoad, Engine, EngineOptions, GenerateRequest, Handle, ModelRunner, SamplingParams,
+    StopRules, TokenEvent, TokenLogprob,
 };
 use kvant_kv_cache::{LayerShape, LayerTraits, PageStore, Staging, Wish, decide};
 use kvant_models::ModelFiles;
@@ -17,6 +17,17 @@ const CONTEXT: usize = 512;
 
 /// An engine with the built-in model, a cache preset and so many pages.
 fn start(preset: &str, cache_pages: usize, step_tokens: usize, sequences: usize) -> Handle {
+    start_on(AttentionRoad::Fused, preset, (cache_pages, 2 * CONTEXT), step_tokens, sequences)
+}
+
+/// The same with a road of attention and so many tokens of staging.
+fn start_on(
+    road: AttentionRoad,
+    preset: &str,
+    (cache_pages, staging_tokens): (usize, usize),
+    step_tokens: usize,
+    sequences: usize,
+) -> Handle {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-llama-1m");
     let files = ModelFiles::open(&folder).unwrap();
     let decoder = files.load(&mut |_, _| {}).unwrap();
@@ -36,12 +47,13 @@ fn start(preset: &str, cache_pages: usize, step_tokens: usize, sequences: usize)
         waiting_tokens: 100_000,
         context_tokens: CONTEXT,
         cache_pages,
-        staging_tokens: 2 * CONTEXT,
+        staging_tokens,
         vocab: spec.vocab,
         stall: Duration::from_mins(1),
     };
     let store = PageStore::new(&shape, (cache_pages, sequences), 1);
-    Engine::start(ModelRunner::new(decoder, store, Staging::new(&shape, 2 * CONTEXT)), options)
+    let staging = Staging::new(&shape, staging_tokens);
+    Engine::start(ModelRunner::new(decoder, store, staging).on(road), options)
 }
 
 /// The `number`th of sixteen requests that differ in everything.
@@ -112,6 +124,65 @@ fn tokens_do_not_depend_on_neighbours_chunks_or_preemption() {
         of_presets.push(alone);
     }
     assert_ne!(of_presets[0], of_presets[2], "three bits leave no trace");
+}
+
+#[test]
+fn prompts_longer_than_staging_do_not_depend_on_neighbours_chunks_or_preemption() {
+    let all: Vec<usize> = (0..16).collect();
+    for preset in ["f16", "tq3"] {
+        // Two tiles: the newest two pages of a prompt of up to four.
+        let small = |pages, step_tokens| {
+            start_on(AttentionRoad::Fused, preset, (pages, 128), step_tokens, 16)
+        };
+        let roomy = small(200, 512);
+        let alone: Vec<_> =
+            all.iter().map(|number| outputs(&roomy, &[*number]).remove(0)).collect();
+        assert_eq!(outputs(&roomy, &all), alone, "{preset}: sixteen at once");
+        assert_eq!(outputs(&small(200, 16), &all), alone, "{preset}: chunks of sixteen");
+        let preempted = outputs(&small(12, 64), &all);
+        assert!(preempted.iter().any(|(_, preemptions)| *preemptions > 0), "none was preempted");
+        let tokens = |of: &[(Vec<u32>, u32)]| of.iter().map(|o| o.0.clone()).collect::<Vec<_>>();
+        assert_eq!(tokens(&preempted), tokens(&alone), "{preset}: few pages");
+        let whole = outputs(&start(preset, 200, 512, 16), &all);
+        let long = |number: &usize| 1 + number * 17 > 128;
+        for number in all.iter().filter(|number| preset == "f16" || !long(number)) {
+            assert_eq!(whole[*number], alone[*number], "{preset}: {number} with all of staging");
+        }
+        let differ = all.iter().any(|number| whole[*number] != alone[*number]);
+        assert_eq!(differ, preset == "tq3", "{preset}: pages read packed leave a trace");
+        let gauges = roomy.gauges();
+        let early = all.iter().filter(|number| long(number)).count() as u64;
+        assert_eq!(gauges.early_prompts, 2 * early, "{preset}");
+        assert_eq!(gauges.converted_pages > 0, preset == "tq3");
+        let limits = roomy.limits();
+        assert_eq!((limits.early_tokens(128), limits.early_tokens(129)), (0, 64));
+    }
+}
+
+#[test]
+fn the_reference_road_has_the_probabilities_of_the_fused_one() {
+    for preset in ["f16", "auto", "tq3"] {
+        let [fused, reference] = [AttentionRoad::Fused, AttentionRoad::Reference].map(|road| {
+            let handle = start_on(road, preset, (200, 2 * CONTEXT), 512, 4);
+            let mut request = request(12);
+            request.sampling =
+                SamplingParams { temperature: 0.0, logprobs: Some(0), ..SamplingParams::default() }
+                    .into();
+            let mut stream = handle.submit(request).unwrap();
+            let mut scores = Vec::new();
+            while let Some(event) = stream.blocking_recv() {
+                if let TokenEvent::Token { logprob, .. } = event {
+                    scores.extend(logprob);
+                }
+            }
+            scores
+        });
+        assert_eq!(fused.len(), 168);
+        for (at, (a, b)) in fused.iter().zip(&reference).enumerate() {
+            assert_eq!(a.token, b.token, "{preset}: token {at}");
+            assert!((a.logprob - b.logprob).abs() < 2e-3, "{preset}, {at}: {a:?}, {b:?}");
+        }
+    }
 }
 
 #[test]

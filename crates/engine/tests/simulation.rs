@@ -46,6 +46,8 @@ struct ScriptedModel {
     staged: HashMap<SeqId, Vec<u32>>,
     paged: HashMap<SeqId, Vec<u32>>,
     prompts: HashMap<SeqId, usize>,
+    /// Prompts longer than staging that were completed.
+    early: usize,
 }
 
 impl ScriptedModel {
@@ -86,6 +88,14 @@ impl ScriptedModel {
             assert_eq!(chunk.total as usize, self.prompts[&chunk.seq], "prompts alone");
             assert_eq!(chunk.is_last(), staged.len() == chunk.total as usize);
             assert!(chunk.place.pages.len() >= staged.len().div_ceil(PAGE_TOKENS));
+            let pages = self.prompts[&chunk.seq].div_ceil(PAGE_TOKENS);
+            assert_eq!(chunk.tiles as usize, pages.min(limits.staging_tiles));
+            if chunk.is_early() {
+                let first = chunk.start as usize / PAGE_TOKENS;
+                let touched = staged.len().div_ceil(PAGE_TOKENS) - first;
+                assert!(touched <= (limits.staging_tiles / 4).max(1), "the ring is overrun");
+                self.early += usize::from(chunk.is_last());
+            }
             if chunk.is_last() {
                 self.paged.insert(chunk.seq, self.staged.remove(&chunk.seq).expect("just staged"));
             }
@@ -93,8 +103,10 @@ impl ScriptedModel {
                 say(chunk.seq, 0);
             }
         }
-        let room = limits.staging_tiles * PAGE_TOKENS;
-        assert!(self.staged.values().map(Vec::len).sum::<usize>() <= room);
+        // A prompt longer than staging has all of it.
+        let room = limits.staging_tiles;
+        let tiles = self.staged.keys().map(|seq| self.prompts[seq].div_ceil(PAGE_TOKENS).min(room));
+        assert!(tiles.sum::<usize>() <= room);
         sampled
     }
 
@@ -129,10 +141,10 @@ impl World {
         let limits = SchedulerLimits {
             sequences: 1 + random.below(8),
             cache_pages: pages,
-            staging_tiles: 4 + random.below(8),
+            staging_tiles: 1 + random.below(11),
         };
         Self {
-            longest: pages.min(limits.staging_tiles) * PAGE_TOKENS,
+            longest: pages * PAGE_TOKENS,
             scheduler: Scheduler::new(limits),
             limits,
             random,
@@ -261,16 +273,18 @@ fn random_traffic_keeps_every_invariant() {
         run(seed.to_str().and_then(|seed| seed.parse().ok()).expect("SEED is a number"));
         return;
     }
-    let (mut finished, mut cancelled, mut preempted) = (0, 0, 0);
+    let (mut finished, mut cancelled, mut preempted, mut early) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
         let world = std::panic::catch_unwind(|| run(seed))
             .unwrap_or_else(|_| panic!("run again with SEED={seed}"));
         finished += world.finished;
         cancelled += world.cancelled;
         preempted += world.preempted;
+        early += world.model.early;
     }
-    eprintln!("{finished} finished, {cancelled} cancelled, {preempted} preempted");
+    eprintln!("{finished} finished, {cancelled} cancelled, {preempted} preempted, {early} early");
     assert!(finished > 50_000 && cancelled > 5_000 && preempted > 1_000, "the traffic is too thin");
+    assert!(early > 5_000, "too few prompts are longer than staging");
 }
 
 #[test]

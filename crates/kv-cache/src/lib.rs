@@ -28,4 +28,4 @@ pub use pages::{PageId, PageList, PagePool};
 pub use reference::{ReferenceParams, attend_reference};
 pub use signature::Signature;
 pub use staging::Staging;
-pub use store::{PageStore, Row, Span, Tiles};
+pub use store::{Conversions, PageStore, Row, Span, Tiles};

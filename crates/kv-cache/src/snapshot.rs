@@ -41,7 +41,8 @@ impl PageStore {
     }
 
     /// Writes an exported sequence to `row`'s pages and tail and returns its length. Nothing is
-    /// changed if it is refused.
+    /// changed if it is refused; one of another
+    /// signature with a line in the log, as it costs the time that it was to save.
     pub fn import(&mut self, row: Row<'_>, bytes: &[u8]) -> Result<usize, Error> {
         let word = |at: usize| -> Option<u64> {
             Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
@@ -52,7 +53,9 @@ impl PageStore {
         }
         let (theirs, ours) = (word(8).ok_or_else(damaged)?, self.signature().number());
         if theirs != ours {
-            return Err(Error::OtherSignature { theirs, ours });
+            let error = Error::OtherSignature { theirs, ours };
+            tracing::warn!("{error}");
+            return Err(error);
         }
         let length = word(16).and_then(|length| usize::try_from(length).ok());
         let length = length.filter(|length| (1..=row.pages.len() * PAGE_TOKENS).contains(length));

@@ -1,5 +1,8 @@
 //! `Staging`: 16-bit keys and values of prompts still in prefill, so that later chunks never read
 //! packed earlier ones.
+//!
+//! A prompt longer than all of staging gets all of it as a ring: its newest tokens are there, the
+//! oldest must have been converted before the ring comes round to them.
 
 use std::collections::HashMap;
 
@@ -40,7 +43,12 @@ impl Staging {
 
     /// Whether `open` with this many tokens would succeed now.
     pub fn has_room(&self, tokens: usize) -> bool {
-        pages_for(tokens) <= self.pool.free()
+        self.needed(tokens) <= self.pool.free()
+    }
+
+    /// Tiles of a prompt of `tokens` tokens: all there are if it needs more.
+    fn needed(&self, tokens: usize) -> usize {
+        pages_for(tokens).min(self.pool.capacity()).max(1)
     }
 
     /// Reserves tiles for a prompt of `tokens` tokens.
@@ -48,7 +56,7 @@ impl Staging {
         if self.prompts.contains_key(&key) {
             return Err(Error::Open { key });
         }
-        let (needed, free) = (pages_for(tokens), self.pool.free());
+        let (needed, free) = (self.needed(tokens), self.pool.free());
         if needed > free {
             let capacity = self.pool.capacity();
             return Err(Error::StagingFull { tokens, needed, free, capacity });
@@ -78,7 +86,8 @@ impl Staging {
     /// there on; one behind it is refused.
     ///
     /// # Panics
-    /// If k and v are no whole tokens of the same number: an error of ours.
+    /// If k and v are no whole tokens of the same number, or go once round the ring: an error of
+    /// ours.
     pub fn append(
         &mut self,
         layer: usize,
@@ -98,18 +107,32 @@ impl Staging {
         if end > prompt.tokens {
             return Err(Error::PastEnd { key, tokens: prompt.tokens, end });
         }
+        let touched = pages_for(end) - start / PAGE_TOKENS;
+        let ring = prompt.tiles.len();
+        assert!(touched <= ring, "{touched} pages do not go into {ring} tiles");
         let tokens = k.chunks_exact(len).zip(v.chunks_exact(len));
         for (position, (k, v)) in (start..end).zip(tokens) {
-            let tile = prompt.tiles[position / PAGE_TOKENS];
+            let tile = prompt.tiles[position / PAGE_TOKENS % ring];
             pages.write(tile, position % PAGE_TOKENS, k, v);
         }
         prompt.lengths[layer] = end;
         Ok(())
     }
 
-    /// One layer's tiles and the prompt's list of them, for attention.
+    /// One layer's tiles and the prompt's list of them, for attention over a whole prompt.
     pub fn view(&self, layer: usize, key: u64) -> Result<(DenseTiles<'_>, &[PageId]), Error> {
         self.layer(layer, key).map(|(pages, tiles)| (pages.tiles(), tiles))
+    }
+
+    /// One layer's tiles and, in order, those of some pages of the prompt.
+    pub fn part(
+        &self,
+        layer: usize,
+        key: u64,
+        pages: std::ops::Range<usize>,
+    ) -> Result<(DenseTiles<'_>, PageList), Error> {
+        let (layer, tiles) = self.layer(layer, key)?;
+        Ok((layer.tiles(), pages.map(|page| tiles[page % tiles.len()]).collect()))
     }
 
     /// Tokens present in a layer of a prompt.

@@ -1,7 +1,9 @@
 //! `PageStore`: the memory of all pages of all layers, and the only way from staging into pages.
 
+use std::time::{Duration, Instant};
+
 use kvant_kernels::PAGE_TOKENS;
-use kvant_kernels::cpu::{DenseTiles, PackedTiles};
+use kvant_kernels::cpu::{DenseTiles, NonFiniteInput, PackedTiles};
 
 use crate::dense::DensePages;
 use crate::error::Error;
@@ -51,7 +53,27 @@ pub struct PageStore {
     pub(crate) layers: Vec<LayerPages>,
     signature: Signature,
     pages: usize,
-    not_finite: u64,
+    conversions: Conversions,
+}
+
+/// Pages rotated, quantized and packed, each layer's for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Conversions {
+    /// How many.
+    pub pages: u64,
+    /// How long they took together.
+    pub time: Duration,
+    /// Those with vectors that were not finite, which became zeros.
+    pub not_finite: u64,
+}
+
+impl Conversions {
+    fn count(&mut self, pack: impl FnOnce() -> Result<(), NonFiniteInput>) {
+        let start = Instant::now();
+        self.not_finite += u64::from(pack().is_err());
+        self.time += start.elapsed();
+        self.pages += 1;
+    }
 }
 
 /// Memory of one layer, by format.
@@ -74,7 +96,7 @@ impl PageStore {
             }
         });
         let signature = Signature::new(shape, seed);
-        Self { layers: layers.collect(), signature, pages, not_finite: 0 }
+        Self { layers: layers.collect(), signature, pages, conversions: Conversions::default() }
     }
 
     /// What makes pages readable by another store.
@@ -104,9 +126,9 @@ impl PageStore {
         }
     }
 
-    /// Vectors that were not finite when their page was packed; they became zeros.
-    pub fn not_finite(&self) -> u64 {
-        self.not_finite
+    /// What was packed since the store was made.
+    pub fn conversions(&self) -> Conversions {
+        self.conversions
     }
 
     /// Keeps the tokens of some rows. k, v: `[sum of tokens, kv_heads, dim]`, rounded to 16 bits
@@ -134,8 +156,8 @@ impl PageStore {
                 }
                 LayerPages::Packed(pages) => {
                     if first == 0 && index > 0 {
-                        let sealed = pages.seal(row.pages[index - 1], row.tail);
-                        self.not_finite += u64::from(sealed.is_err());
+                        let page = row.pages[index - 1];
+                        self.conversions.count(|| pages.seal(page, row.tail));
                     }
                     for (slot, (k, v)) in slots.zip(&mut tokens) {
                         pages.tails_mut().write(row.tail, slot, k, v);
@@ -177,20 +199,21 @@ impl PageStore {
         let last = (total - 1) / PAGE_TOKENS;
         let first = start / PAGE_TOKENS;
         let full = first..last.min(end / PAGE_TOKENS).max(first);
-        for (page, tile) in row.pages[full.clone()].iter().zip(&tiles[full]) {
+        let tile = |index: usize| tiles[index % tiles.len()];
+        for index in full {
+            let page = row.pages[index];
             match &mut self.layers[layer] {
-                LayerPages::Dense(pages) => pages.copy_from(*page, source, *tile),
+                LayerPages::Dense(pages) => pages.copy_from(page, source, tile(index)),
                 LayerPages::Packed(pages) => {
-                    let packed = pages.pack(*page, source, *tile);
-                    self.not_finite += u64::from(packed.is_err());
+                    self.conversions.count(|| pages.pack(page, source, tile(index)));
                 }
             }
         }
         if end == total {
             match &mut self.layers[layer] {
-                LayerPages::Dense(pages) => pages.copy_from(row.pages[last], source, tiles[last]),
+                LayerPages::Dense(pages) => pages.copy_from(row.pages[last], source, tile(last)),
                 LayerPages::Packed(pages) => {
-                    pages.tails_mut().copy_from(row.tail, source, tiles[last]);
+                    pages.tails_mut().copy_from(row.tail, source, tile(last));
                 }
             }
         }

@@ -43,7 +43,7 @@ async fn answer(
     let order = served.work(move |served| Order::read(served, dialect, &body)).await?;
     let sequences = submit::submit(&served, &order, arrived)?;
     let scores = order.sampling.params.logprobs.is_some();
-    let head = Head::new(order, &served.app.model.id);
+    let head = Head::new(order, &served.app.model.id, served.app.handle.limits());
     if head.reply.stream.is_some() {
         return Ok(sse::response(Events::new(served, head, sequences, scores)));
     }

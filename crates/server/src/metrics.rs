@@ -114,7 +114,8 @@ impl Metrics {
     pub(crate) fn page(&self, gauges: &Gauges, cache: &CacheCard) -> String {
         let mut page = Page { text: String::new(), labels: &self.labels };
         page.engine(gauges);
-        page.cache(cache);
+        page.cache(cache, gauges.pages_used);
+        page.conversions(gauges);
         page.cancelled(gauges);
         let name = "vllm:request_success_total";
         page.family(name, "counter", "Sequences that ended, by reason.");
@@ -254,13 +255,41 @@ impl Page<'_> {
         self.sample(name, &shape, 1);
     }
 
-    fn cache(&mut self, cache: &CacheCard) {
+    fn cache(&mut self, cache: &CacheCard, pages: u64) {
         let name = "kvant:kv_cache_bits_per_element";
         self.family(name, "gauge", "Bits of one number of a full page, scales included.");
         self.sample(name, "", cache.bits_per_element);
         let name = "kvant:kv_cache_bytes_per_token";
         self.family(name, "gauge", "Bytes of one token of a full page, all layers.");
         self.sample(name, "", cache.bytes_per_token);
+        let name = "kvant:kv_cache_used_bytes";
+        self.family(name, "gauge", "Bytes of the pages in use.");
+        self.sample(name, "", pages * PAGE_TOKENS as u64 * cache.bytes_per_token);
+    }
+
+    fn conversions(&mut self, gauges: &Gauges) {
+        let seconds = gauges.conversion_micros as f64 / 1e6;
+        for (name, help, value) in [
+            (
+                "kvant:conversions_total",
+                "Pages packed, each layer's for itself.",
+                gauges.converted_pages as f64,
+            ),
+            ("kvant:conversion_seconds_total", "Time that packing pages took.", seconds),
+            (
+                "kvant:conversions_not_finite_total",
+                "Pages whose NaN and infinities became zeros.",
+                gauges.not_finite_pages as f64,
+            ),
+            (
+                "kvant:early_conversions_total",
+                "Prompts longer than staging, read packed before they were complete.",
+                gauges.early_prompts as f64,
+            ),
+        ] {
+            self.family(name, "counter", help);
+            self.sample(name, "", value);
+        }
     }
 
     fn cancelled(&mut self, gauges: &Gauges) {

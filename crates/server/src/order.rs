@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kvant_engine::Limits;
 use kvant_text::{Error as TextError, RenderOptions};
 use serde_json::Value;
 
@@ -91,6 +92,11 @@ impl Order {
     /// Tokens of all prompts.
     pub(crate) fn prompt_tokens(&self) -> usize {
         self.prompts.iter().map(|prompt| prompt.tokens.len()).sum()
+    }
+
+    /// Those of them that later ones read packed.
+    pub(crate) fn early_tokens(&self, limits: &Limits) -> usize {
+        self.prompts.iter().map(|prompt| limits.early_tokens(prompt.tokens.len())).sum()
     }
 }
 

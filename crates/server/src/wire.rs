@@ -1,5 +1,6 @@
 //! What answers of both dialects have around their choices.
 
+use kvant_engine::Limits;
 use serde::{Serialize, Serializer};
 
 use crate::ids;
@@ -21,6 +22,7 @@ pub(crate) struct Head {
     model: String,
     prompts: Vec<Prompt>,
     prompt_tokens: usize,
+    early_tokens: usize,
 }
 
 /// An answer or a chunk of one; `C` is the dialect's choice.
@@ -70,6 +72,9 @@ pub(crate) struct Usage {
 #[derive(Clone, Copy, Debug, Serialize)]
 struct PromptDetails {
     cached_tokens: usize,
+    /// Read packed before the prompt was complete; absent if there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    early_converted_tokens: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -78,7 +83,7 @@ struct CompletionDetails {
 }
 
 impl Head {
-    pub(crate) fn new(order: Order, model: &str) -> Self {
+    pub(crate) fn new(order: Order, model: &str, limits: &Limits) -> Self {
         let prefix = match order.dialect {
             Dialect::Chat => "chatcmpl-",
             Dialect::Text => "cmpl-",
@@ -90,6 +95,7 @@ impl Head {
             dialect: order.dialect,
             reply: order.reply,
             prompt_tokens: order.prompt_tokens(),
+            early_tokens: order.early_tokens(limits),
             prompts: order.prompts,
         }
     }
@@ -100,7 +106,10 @@ impl Head {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: output_tokens,
             total_tokens: self.prompt_tokens + output_tokens,
-            prompt_tokens_details: PromptDetails { cached_tokens: 0 },
+            prompt_tokens_details: PromptDetails {
+                cached_tokens: 0,
+                early_converted_tokens: (self.early_tokens > 0).then_some(self.early_tokens),
+            },
             completion_tokens_details: CompletionDetails { reasoning_tokens: 0 },
         }
     }

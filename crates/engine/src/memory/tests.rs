@@ -67,7 +67,17 @@ fn the_context_shrinks_to_what_fits_unless_it_was_asked_for() {
     assert!(matches!(plan(101, |_| {}), Err(MemoryError::Model { .. })));
     let asked = |tokens| plan(120, |inputs| inputs.context_tokens = Some(tokens));
     assert_eq!(asked(640).unwrap().context_tokens, 640);
-    assert!(asked(641).is_err());
+    // The context comes first, staging takes what it leaves; at least one tile.
+    for (tokens, staging) in [(641, 576), (1216, 64)] {
+        let early = asked(tokens).unwrap();
+        assert_eq!((early.context_tokens, early.staging_tokens), (tokens, staging));
+        assert_eq!(early.total_bytes(), early.available_bytes);
+    }
+    assert!(asked(1217).unwrap_err().to_string().contains("a cache of 1280 tokens"));
+    // So does a small staging that was asked for.
+    let small = plan(120, |inputs| inputs.staging_tokens = Some(65)).unwrap();
+    assert_eq!((small.context_tokens, small.staging_tokens), (1152, 128));
+    assert!(plan(120, |inputs| inputs.staging_tokens = Some(1281)).is_err());
 }
 
 #[test]
@@ -82,16 +92,11 @@ fn what_was_asked_for_is_given_or_refused_with_the_key() {
     assert_eq!(longest.unwrap().context_tokens, 8192);
     let longer = plan(400, |inputs| inputs.context_tokens = Some(8193)).unwrap_err();
     assert_eq!(longer, MemoryError::Context { asked: 8193, model: 8192 });
-    for (change, key) in
-        [((Some(1023), None), "cache.tokens"), ((None, Some(1023)), "scheduler.staging_tokens")]
-    {
-        let refused = plan(400, |inputs| {
-            inputs.context_tokens = Some(1000);
-            (inputs.cache_tokens, inputs.staging_tokens) = change;
-        })
-        .unwrap_err();
-        assert!(refused.to_string().starts_with(&format!("{key} is 960, less than")), "{refused}");
-    }
+    let refused = plan(400, |inputs| {
+        (inputs.context_tokens, inputs.cache_tokens) = (Some(1000), Some(1023));
+    })
+    .unwrap_err();
+    assert!(refused.to_string().starts_with("cache.tokens is 960, less than"), "{refused}");
     let much = plan(400, |inputs| inputs.cache_tokens = Some(1_000_000)).unwrap_err();
     assert!(much.to_string().contains("cache of 1000000 tokens"), "{much}");
     assert_eq!(much.to_string().lines().count(), 1);

@@ -5,7 +5,9 @@ use candle_core::{Device, Error, Result, Tensor};
 use kvant_kernels::cpu::{
     AttendParams, AttendRow, PackedParams, PackedRow, Path, attend_dense, attend_packed,
 };
-use kvant_kv_cache::{PAGE_TOKENS, PageStore, Row, Span, Staging, Tiles};
+use kvant_kv_cache::{
+    PAGE_TOKENS, PageStore, ReferenceParams, Row, Span, Staging, Tiles, attend_reference,
+};
 use kvant_models::{Attend, LayerSpec};
 
 use super::with_floats;
@@ -18,19 +20,31 @@ pub(super) struct StepAttend<'a> {
     pub(super) layers: &'a [LayerSpec],
     pub(super) store: &'a mut PageStore,
     pub(super) staging: &'a mut Staging,
+    pub(super) road: AttentionRoad,
     pub(super) alive: &'a Heartbeat,
 }
 
+/// How decode rows attend. Prompts attend over staging on either.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttentionRoad {
+    /// Kernels that read pages in place.
+    #[default]
+    Fused,
+    /// Gather, decode, mask, softmax in the left-padded frame: slow, and what the kernels are
+    /// tested against.
+    Reference,
+}
+
 /// Keys, values and queries of a layer, `[tokens, heads, dim]`, and where the results go.
-struct Layer<'a> {
-    index: usize,
+pub(super) struct Layer<'a> {
+    pub(super) index: usize,
     /// Numbers of a token's keys.
-    width: usize,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    out: &'a mut [f32],
-    params: AttendParams,
+    pub(super) width: usize,
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) out: &'a mut [f32],
+    pub(super) params: AttendParams,
 }
 
 impl Attend for StepAttend<'_> {
@@ -66,17 +80,35 @@ impl StepAttend<'_> {
         let (row_v, chunk_v) = v.split_at(decoded * width);
         if !rows.is_empty() {
             self.store.append(index, &rows, row_k, row_v);
-            self.decode(index, row_out, row_q, &params);
+            self.decode(index, (row_out, row_q), &rows, &params);
         }
-        if !self.step.prefill.is_empty() {
-            self.stage(index, chunk_k, chunk_v, width)?;
-            self.prefill(index, chunk_out, chunk_q, &params)?;
-            self.convert(index)?;
+        match self.step.prefill.as_slice() {
+            [] => Ok(()),
+            [chunk] if chunk.is_early() => {
+                let (q, k, v, out) = (chunk_q, chunk_k, chunk_v, chunk_out);
+                self.early(Layer { index, width, q, k, v, out, params }, chunk)
+            }
+            _ => {
+                self.stage(index, chunk_k, chunk_v, width)?;
+                self.prefill(index, chunk_out, chunk_q, &params)?;
+                self.convert(index)
+            }
         }
-        Ok(())
     }
 
-    fn decode(&self, layer: usize, out: &mut [f32], q: &[f32], params: &AttendParams) {
+    fn decode(
+        &self,
+        layer: usize,
+        (out, q): (&mut [f32], &[f32]),
+        rows: &[Row<'_>],
+        params: &AttendParams,
+    ) {
+        if self.road == AttentionRoad::Reference {
+            let AttendParams { q_heads, scale, window, softcap: soft_cap } = *params;
+            let params = ReferenceParams { q_heads, scale, window, soft_cap };
+            attend_reference(out, q, (self.store, layer), rows, &params);
+            return;
+        }
         match self.store.tiles(layer) {
             Tiles::Dense(tiles) => {
                 let rows = self.step.decode.iter().map(|row| AttendRow {
@@ -95,16 +127,7 @@ impl StepAttend<'_> {
                     tokens: row.tokens.len(),
                     mask: None,
                 });
-                let AttendParams { q_heads, scale, window, softcap } = *params;
-                let params = PackedParams {
-                    q_heads,
-                    scale,
-                    window,
-                    soft_cap: softcap,
-                    sink_logits: None,
-                    path: Path::best(),
-                };
-                attend_packed(out, q, tiles, &rows.collect::<Vec<_>>(), &params);
+                attend_packed(out, q, tiles, &rows.collect::<Vec<_>>(), &packed_params(params));
             }
         }
     }
@@ -147,7 +170,7 @@ impl StepAttend<'_> {
 
     /// What has become full of each prompt goes from staging to its pages, layer by layer and chunk
     /// by chunk, so that no step has a whole prompt to convert.
-    fn convert(&mut self, layer: usize) -> Result<()> {
+    pub(super) fn convert(&mut self, layer: usize) -> Result<()> {
         for chunk in &self.step.prefill {
             let (start, total) = (chunk.start as usize, chunk.total as usize);
             let span = Span { start, end: start + chunk.tokens.len(), total };
@@ -157,6 +180,12 @@ impl StepAttend<'_> {
         }
         Ok(())
     }
+}
+
+/// The same parameters for packed pages.
+pub(super) fn packed_params(params: &AttendParams) -> PackedParams<'static> {
+    let AttendParams { q_heads, scale, window, softcap: soft_cap } = *params;
+    PackedParams { q_heads, scale, window, soft_cap, sink_logits: None, path: Path::best() }
 }
 
 fn row_of(row: &DecodeRow) -> Row<'_> {

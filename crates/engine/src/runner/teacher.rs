@@ -78,6 +78,7 @@ impl Teacher {
                 seq: SeqId(window as u64),
                 start: start as u32,
                 total: *prompt as u32,
+                tiles: pages_for(*prompt) as u32,
                 tokens: tokens[start..end].to_vec(),
                 place: self.place(window),
                 prompt_logprobs: None,

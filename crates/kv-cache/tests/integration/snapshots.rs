@@ -1,5 +1,8 @@
 //! Export and import: the same tokens give the same bytes by every road, and nothing else is read.
 
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
 use kvant_kv_cache::{CacheShape, Error, PAGE_TOKENS, PageStore, Row, Span, Staging};
 
 use crate::oracle::{Oracle, Tokens, given};
@@ -103,6 +106,20 @@ fn an_imported_sequence_goes_on_like_the_first() {
     }
 }
 
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn what_is_not_ours_is_refused_and_changes_nothing() {
     let store = used_store(3, 1, 5);
@@ -137,7 +154,14 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
     let mut other_bit = bytes.clone();
     other_bit[8] ^= 1;
     let theirs = ours ^ 1;
-    assert_eq!(store.import(whole, &other_bit), Err(Error::OtherSignature { theirs, ours }));
+    let log = Log::default();
+    let heard = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || heard.clone()).finish();
+    let miss = tracing::subscriber::with_default(subscriber, || store.import(whole, &other_bit));
+    assert_eq!(miss, Err(Error::OtherSignature { theirs, ours }));
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains(&format!("{theirs:016x}, this cache {ours:016x}")), "{log}");
     let short = store.import(row(&[0, 1], 0), &bytes);
     assert_eq!(short, Err(Error::Damaged { bytes: bytes.len() }), "two pages for 130 tokens");
     assert!(store.export(whole, 130) == before, "a refused import wrote");
@@ -150,9 +174,9 @@ fn vectors_that_are_not_finite_become_zeros_and_are_counted() {
     k[16 * 5 + 3] = f32::NAN;
     let pages = row(&[0, 1], 0);
     store.append(0, &[Row { tokens: PAGE_TOKENS, ..pages }], &k, &k);
-    assert_eq!(store.not_finite(), 0);
+    assert_eq!(store.conversions().not_finite, 0);
     store.append(0, &[Row { position: 64, tokens: 1, ..pages }], &k[..16], &k[..16]);
-    assert!(store.not_finite() > 0);
+    assert!(store.conversions().not_finite > 0);
     assert_eq!(store.token(0, pages, 5, 65), (vec![0.0; 16], vec![0.0; 16]));
     assert!(store.token(0, pages, 4, 65).0.iter().any(|k| *k != 0.0));
 }

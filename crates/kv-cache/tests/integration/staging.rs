@@ -7,9 +7,9 @@ fn small() -> CacheShape {
 }
 
 #[test]
-fn staging_fits_exactly_and_refuses_one_token_more() {
+fn staging_fits_exactly_and_refuses_one_tile_more() {
     for (capacity, tokens, fits) in
-        [(64, 64, true), (64, 65, false), (65, 128, true), (0, 1, false)]
+        [(64, 64, true), (64, 640, true), (65, 128, true), (0, 1, false)]
     {
         let mut staging = Staging::new(&small(), capacity);
         assert_eq!(staging.has_room(tokens), fits, "{tokens} in {capacity}");
@@ -22,6 +22,34 @@ fn staging_fits_exactly_and_refuses_one_token_more() {
     assert!(error.contains("1 tokens") && error.contains("0 of 2"), "{error}");
     assert!(staging.close(1));
     assert_eq!(staging.used_tokens(), 0);
+    // Longer than all of staging: it waits until nobody else is in it.
+    staging.open(1, 1).unwrap();
+    assert!(!staging.has_room(1000) && staging.open(2, 1000).is_err());
+    staging.close(1);
+    staging.open(2, 1000).unwrap();
+    assert_eq!(staging.used_tokens(), 128);
+}
+
+#[test]
+fn a_prompt_longer_than_staging_keeps_its_newest_tokens() {
+    let mut staging = Staging::new(&small(), 128);
+    staging.open(1, 200).unwrap();
+    for start in (0..192).step_by(64) {
+        let rows: Vec<f32> = (2 * start..2 * (start + 64)).map(|number| number as f32).collect();
+        staging.append(0, (1, start), &rows, &rows).unwrap();
+    }
+    let (tiles, pages) = staging.part(0, 1, 1..3).unwrap();
+    let first = |page: u32| tiles.keys[page as usize * 128].to_f32();
+    assert_eq!((first(pages[0]), first(pages[1])), (128.0, 256.0));
+}
+
+#[test]
+#[should_panic(expected = "3 pages do not go into 2 tiles")]
+fn an_append_over_its_own_beginning_is_refused() {
+    let mut staging = Staging::new(&small(), 128);
+    staging.open(1, 200).unwrap();
+    let rows = vec![1.0; 2 * 129];
+    let _ = staging.append(0, (1, 0), &rows, &rows);
 }
 
 #[test]
