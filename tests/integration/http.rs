@@ -212,3 +212,35 @@ fn a_termination_signal_lets_running_requests_finish() {
     assert_eq!(answer.json()["usage"]["completion_tokens"], 1500);
     assert!(running.wait().success());
 }
+
+#[test]
+fn a_prompt_longer_than_staging_is_served_and_says_so() {
+    let running = Running::start(&["--kv-cache", "tq4", "--set", "scheduler.staging_tokens=128"]);
+    let address = running.address.as_str();
+    let ids = |count: usize| (0..count).map(|at| at * 37 % 2000).collect::<Vec<_>>();
+    let request = json!({ "prompt": ids(129), "max_tokens": 70, "ignore_eos": true });
+    let usage = |request: &Value| post(address, "/v1/completions", request).json()["usage"].clone();
+    let early = usage(&request);
+    assert_eq!(
+        (early["prompt_tokens"].as_u64(), &early["completion_tokens"]),
+        (Some(129), &70.into())
+    );
+    assert_eq!(early["prompt_tokens_details"]["early_converted_tokens"], 64);
+    let whole = usage(&json!({ "prompt": ids(128), "max_tokens": 1 }));
+    assert_eq!(whole["prompt_tokens_details"], json!({ "cached_tokens": 0 }));
+    assert_eq!(metric(address, "kvant:early_conversions_total"), 1.0);
+    assert!(metric(address, "kvant:conversions_total") >= 4.0);
+    assert!(metric(address, "kvant:conversion_seconds_total") > 0.0);
+    assert_eq!(metric(address, "kvant:conversions_not_finite_total"), 0.0);
+}
+
+#[test]
+fn the_reference_road_answers_like_the_kernels() {
+    let greedy =
+        json!({ "prompt": "The whale", "max_tokens": 100, "temperature": 0, "ignore_eos": true });
+    let answers = ["fused", "reference"].map(|road| {
+        let running = Running::start(&["--attention", road, "--kv-cache", "tq4"]);
+        completion(&running.address, &greedy)
+    });
+    assert_eq!(answers[0], answers[1]);
+}

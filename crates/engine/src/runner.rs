@@ -64,6 +64,7 @@ impl ModelRunner {
     }
 
     /// Lets decode rows attend on another road.
+    #[must_use]
     pub fn on(mut self, road: AttentionRoad) -> Self {
         self.road = road;
         self

@@ -150,6 +150,11 @@ impl Staging {
         self.pool.capacity() * PAGE_TOKENS
     }
 
+    /// Bytes of all tiles, as they were allocated.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(DensePages::bytes).sum()
+    }
+
     /// Asserts that every tile is free or lent to exactly one prompt.
     pub fn check(&self) {
         self.pool.check();
