@@ -32,8 +32,8 @@ pub(crate) struct Sequence {
 pub(crate) enum Phase {
     /// Holds nothing: not yet admitted, or preempted.
     Waiting,
-    /// The first `done` tokens of its prompt are in its `tiles` of staging; the newest of them if it
-    /// is longer than they are.
+    /// The first `done` tokens of its prompt are in its `tiles` of staging; the newest of them if
+    /// they are more.
     Prefill { done: usize, place: Place, tiles: usize },
     /// Its first `cached` tokens are in `place`; all but the newest one, unless it was preempted
     /// and its output is being computed again.
