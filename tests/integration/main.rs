@@ -6,6 +6,7 @@
 mod cli;
 mod client;
 mod http;
+mod load;
 mod server;
 mod tidy;
 mod words;

@@ -28,6 +28,7 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
             "toml",
             "tracing",
             "tracing-subscriber",
+            "ureq",
         ],
     ),
     (
