@@ -1,5 +1,7 @@
 //! Flags of every subcommand, and how they become a `Config`.
 
+mod client;
+
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,6 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use kvant_bench::NamedWidths;
 
 use crate::config::{Config, Sources};
+
+pub(crate) use client::ClientArgs;
 
 /// Continuous-batching LLM inference server with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -28,7 +32,7 @@ pub(crate) enum Command {
     Fetch(FetchArgs),
     /// Show what would be loaded and what fits into memory
     Inspect(InspectArgs),
-    /// Measure offline throughput, or the kernels alone
+    /// Measure offline throughput, the kernels alone, or a running server
     Bench(BenchArgs),
     /// Measure what each cache preset costs in quality on a text
     Eval(EvalArgs),
@@ -142,6 +146,8 @@ pub(crate) struct EvalArgs {
 pub(crate) enum BenchPart {
     /// Measure attention over the packed cache and encoding, without a model
     Kernels(KernelArgs),
+    /// Send load to a running server of the OpenAI dialect and measure its answers
+    Serve(ClientArgs),
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 
 mod chat;
 mod cli;
+mod client;
 mod config;
 mod eval;
 mod facts;

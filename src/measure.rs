@@ -1,5 +1,5 @@
-//! `kvant bench`: offline throughput of the engine, without HTTP and without text; or the kernels
-//! of the packed cache, without a model.
+//! `kvant bench`: offline throughput of the engine, without HTTP and without text; the kernels of
+//! the packed cache, without a model; or a running server, by `client`.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -9,11 +9,13 @@ use kvant_bench::{HeadShape, KernelLoad, Load, Table, kernels, offline};
 use serde::Serialize;
 
 use crate::cli::{BenchArgs, BenchPart, KernelArgs};
-use crate::{load, machine};
+use crate::{client, load, machine};
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    if let Some(BenchPart::Kernels(args)) = &args.part {
-        return run_kernels(args);
+    match &args.part {
+        Some(BenchPart::Kernels(args)) => return run_kernels(args),
+        Some(BenchPart::Serve(args)) => return client::run(args),
+        None => {}
     }
     let mut config = args.settings.config()?;
     let most = args.concurrency.iter().copied().max().unwrap_or(1) as usize;

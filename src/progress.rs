@@ -19,6 +19,13 @@ pub(crate) fn tokens(message: &str) -> ProgressBar {
     bar(message, "{msg} [{wide_bar}] {pos}/{len} tokens ({eta})")
 }
 
+/// A bar of so many requests; invisible if stderr is no terminal.
+pub(crate) fn requests(message: &str, count: u32) -> ProgressBar {
+    let bar = bar(message, "{msg} [{wide_bar}] {pos}/{len} requests ({eta})");
+    bar.set_length(u64::from(count));
+    bar
+}
+
 fn bar(message: &str, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a constant");
     let bar = if shown() { ProgressBar::new(0) } else { ProgressBar::hidden() };

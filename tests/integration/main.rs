@@ -6,6 +6,8 @@
 mod cli;
 mod client;
 mod http;
+
+mod load;
 mod real;
 mod server;
 mod tidy;

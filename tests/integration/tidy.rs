@@ -28,6 +28,7 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
             "toml",
             "tracing",
             "tracing-subscriber",
+            "ureq",
         ],
     ),
     (
@@ -89,7 +90,7 @@ const BANNED: [&str; 11] = [
     "process",
 ];
 
-/// Folders that hold nothing of ours.
+/// Names of what holds nothing of ours.
 const SKIPPED: [&str; 5] = [".git", "target", ".venv", "__pycache__", "tiny-llama-1m"];
 
 fn root() -> PathBuf {
@@ -104,7 +105,11 @@ fn files() -> Vec<PathBuf> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap();
-            if path.is_dir() && !SKIPPED.contains(&name) {
+            // Where the checkout is one of several of a repository, .git is a file.
+            if SKIPPED.contains(&name) {
+                continue;
+            }
+            if path.is_dir() {
                 folders.push(path);
             } else if path.is_file() {
                 found.push(path.strip_prefix(root()).unwrap().to_owned());

@@ -1,15 +1,20 @@
 //! Measurements: `offline` runs one `Load` through the engine's door and gives one `Row`, a `Table`
-//! shows the rows; `kernels` runs the cache's kernels alone and gives a `KernelTable`.
+//! shows the rows; `kernels` runs the cache's kernels alone and gives a `KernelTable`; `Served` is
+//! the arithmetic on what a client of a server saw.
 //!
 //! Knows token ids only: no text, no files, no HTTP.
 
 mod kernels;
 mod offline;
 mod quality;
-mod random;
+pub mod random;
+mod served;
+mod stats;
 mod table;
 
 pub use kernels::{HeadShape, KernelLoad, KernelTable, NamedWidths, kernels};
 pub use offline::{Load, Row, offline};
 pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality};
+pub use served::{Answer, Bounds, Failure, Failures, Goodput, Served};
+pub use stats::Spread;
 pub use table::Table;

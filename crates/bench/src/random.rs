@@ -1,12 +1,34 @@
 //! Numbers that are the same on every machine.
 
+/// A generator's state for the `number`th of many things of one seed, none like another.
+pub fn nth(seed: u64, number: u64) -> u64 {
+    seed ^ number.wrapping_mul(0xD134_2543_DE82_EF95)
+}
+
 /// SplitMix64.
-pub(crate) fn next(state: &mut u64) -> u64 {
+pub fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)
+}
+
+/// Uniform, from 0 to below 1.
+pub fn uniform(state: &mut u64) -> f64 {
+    (next(state) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Moments of a Poisson stream, seconds: the first at 0, then `rate` a second in the mean, whatever
+/// came before.
+pub fn arrivals(rate: f64, count: u32, seed: u64) -> Vec<f64> {
+    let (mut at, mut state) = (0.0, seed);
+    let mut moments = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        moments.push(at);
+        at -= (1.0 - uniform(&mut state)).ln() / rate;
+    }
+    moments
 }
 
 /// Nearly normal, mean 0 and variance 1: the sum of four uniform numbers of one draw.
@@ -36,6 +58,24 @@ mod tests {
         let mut state = 1_234_567;
         assert_eq!(next(&mut state), 6_457_827_717_110_365_317);
         assert_eq!(next(&mut state), 3_203_168_211_198_807_973);
+    }
+
+    #[test]
+    fn gaps_between_arrivals_are_exponential() {
+        let moments = arrivals(50.0, 20_001, 3);
+        assert_eq!((moments.len(), moments[0]), (20_001, 0.0));
+        let gaps: Vec<f64> = moments.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.iter().all(|gap| *gap >= 0.0 && gap.is_finite()));
+        let mean = gaps.iter().sum::<f64>() / 2e4;
+        let deviation = (gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / 2e4).sqrt();
+        // Mean and deviation are both 1 / rate, and so many gaps are longer than the mean: 1 / e.
+        assert!((mean * 50.0 - 1.0).abs() < 0.03, "{mean}");
+        assert!((deviation * 50.0 - 1.0).abs() < 0.03, "{deviation}");
+        let longer = gaps.iter().filter(|gap| **gap > 0.02).count() as f64 / 2e4;
+        assert!((longer - (-1.0_f64).exp()).abs() < 0.01, "{longer}");
+        assert_eq!(arrivals(50.0, 100, 3), moments[..100]);
+        assert_ne!(arrivals(50.0, 100, 4), moments[..100]);
+        assert!(arrivals(50.0, 0, 3).is_empty());
     }
 
     #[test]
