@@ -1,15 +1,22 @@
 //! Measurements: `offline` runs one `Load` through the engine's door and gives one `Row`, a `Table`
-//! shows the rows; `kernels` runs the cache's kernels alone and gives a `KernelTable`.
+//! shows the rows; `kernels` runs the cache's kernels alone and gives a `KernelTable`; `quality`,
+//! `needles` and `occupancy` hold caches against the 16-bit one.
 //!
 //! Knows token ids only: no text, no files, no HTTP.
 
 mod kernels;
+mod needle;
+mod occupancy;
 mod offline;
 mod quality;
 mod random;
 mod table;
 
 pub use kernels::{HeadShape, KernelLoad, KernelTable, NamedWidths, kernels};
+pub use needle::{
+    DepthScore, Draw, Needle, NeedleRow, Score, Sentence, draws, hide, needle_markdown, needles,
+};
+pub use occupancy::{OccupancyRow, converting_bytes, occupancy, occupancy_markdown};
 pub use offline::{Load, Row, offline};
 pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality};
 pub use table::Table;
