@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use kvant_engine::memory::{MemoryInputs, MemoryPlan};
 use kvant_engine::{AttentionRoad, Engine, EngineOptions, Handle, ModelRunner};
 use kvant_kv_cache::{
-    CacheShape, PageStore, Staging, Wish, WishError, average_bits, bits, layer_presets,
+    CacheShape, PageStore, Staging, Wish, WishError, average_bits, bits, layer_presets, scale_rule,
 };
 use kvant_models::{Decoder, ModelFiles};
 use tracing::level_filters::LevelFilter;
@@ -71,6 +71,7 @@ fn wish(cache: &CacheConfig) -> Result<Wish, WishError> {
         value_bits: bits(cache.value_bits)?.or(average.map(|widths| widths.values)),
         protect: cache.protect,
         layers: layer_presets(&cache.layers)?,
+        scale_rule: scale_rule(&cache.scale_rule)?,
     })
 }
 

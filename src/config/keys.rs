@@ -31,12 +31,14 @@ const MANY: i64 = 1_000_000_000;
 
 const PRESETS: [&str; 8] = ["auto", "f16", "tq8", "k8v4", "tq4", "k4v3", "tq3", "tq2"];
 
+const SCALE_RULES: [&str; 5] = ["default", "plain", "matched", "least_squares", "unbiased"];
+
 const fn key(section: &'static str, name: &'static str, bound: Bound) -> Key {
     Key { section, name, bound }
 }
 
 /// In the order of `config/default.toml`.
-pub(super) const KEYS: [Key; 27] = [
+pub(super) const KEYS: [Key; 28] = [
     key("model", "name", Bound::Text),
     key("model", "revision", Bound::Text),
     key("model", "load_format", Bound::OneOf(&["auto", "dummy"])),
@@ -47,6 +49,7 @@ pub(super) const KEYS: [Key; 27] = [
     key("cache", "bits", Bound::Any),
     key("cache", "layers", Bound::Any),
     key("cache", "protect", Bound::Flag),
+    key("cache", "scale_rule", Bound::OneOf(&SCALE_RULES)),
     key("cache", "seed", Bound::Integer(0, MANY)),
     key("cache", "tokens", Bound::Integer(0, MANY)),
     key("cache", "memory_fraction", Bound::Number(0.05, 1.0)),

@@ -6,7 +6,6 @@
 mod cli;
 mod client;
 mod http;
-
 mod load;
 mod real;
 mod server;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Error, Result, Tensor};
-use kvant_engine::{Reading, Teacher, Window};
+use kvant_engine::{Prompts, Reading, Teacher, Window};
 use kvant_kernels::cpu::{
     AttendParams, AttendRow, PackedParams, PackedRow, Path as KernelPath, attend_dense,
     attend_packed,
@@ -42,7 +42,8 @@ fn shape(decoder: &Decoder, preset: &str) -> CacheShape {
 
 /// All readings of some windows in one batch, by window and position.
 fn read(decoder: &Arc<Decoder>, shape: &CacheShape, windows: &[Window]) -> Vec<Reading> {
-    let mut teacher = Teacher::new(decoder, shape, 0, windows.to_vec()).unwrap();
+    let prompts = Prompts::new(decoder, shape, windows.to_vec()).unwrap();
+    let mut teacher = Teacher::new(&prompts, shape, 0).unwrap();
     let mut readings = Vec::new();
     while let Some(more) = teacher.read().unwrap() {
         readings.extend(more);

@@ -1,10 +1,13 @@
 //! Measurements: `offline` runs one `Load` through the engine's door and gives one `Row`, a `Table`
-//! shows the rows; `kernels` runs the cache's kernels alone and gives a `KernelTable`; `Served` is
-//! the arithmetic on what a client of a server saw.
+//! shows the rows; `kernels` runs the cache's kernels alone and gives a `KernelTable`; `quality`,
+//! `needles` and `occupancy` hold caches against the 16-bit one; `Served` is the arithmetic on what
+//! a client of a server saw.
 //!
 //! Knows token ids only: no text, no files, no HTTP.
 
 mod kernels;
+mod needle;
+mod occupancy;
 mod offline;
 mod quality;
 pub mod random;
@@ -13,6 +16,10 @@ mod stats;
 mod table;
 
 pub use kernels::{HeadShape, KernelLoad, KernelTable, NamedWidths, kernels};
+pub use needle::{
+    DepthScore, Draw, Needle, NeedleRow, Score, Sentence, draws, hide, needle_markdown, needles,
+};
+pub use occupancy::{OccupancyRow, converting_bytes, occupancy, occupancy_markdown};
 pub use offline::{Load, Row, offline};
 pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality};
 pub use served::{Answer, Bounds, Failure, Failures, Goodput, Served};

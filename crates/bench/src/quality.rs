@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use kvant_engine::{Reading, Teacher, Window};
+use kvant_engine::{Prompts, Reading, Teacher, Window};
 use kvant_kv_cache::CacheShape;
 use kvant_models::Decoder;
 use rayon::prelude::*;
@@ -25,16 +25,30 @@ pub struct QualityLoad {
 /// A cache to be judged.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// Name of the preset.
+    /// Name of the preset, and of the scale rule where it is not the default.
     pub name: String,
     /// Its layers.
     pub shape: CacheShape,
 }
 
+impl Candidate {
+    /// The 16-bit cache of the same layers, which all are measured against.
+    pub(crate) fn dense(&self) -> Self {
+        let shape = CacheShape::dense(self.shape.layers.iter().map(|layer| layer.shape));
+        Self { name: "f16".to_owned(), shape }
+    }
+}
+
+/// The 16-bit cache and the candidates behind it.
+pub(crate) fn with_dense(candidates: &[Candidate]) -> Result<Vec<Candidate>> {
+    let dense = candidates.first().context("no preset is named")?.dense();
+    Ok(std::iter::once(dense).chain(candidates.iter().cloned()).collect())
+}
+
 /// What a cache costs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QualityRow {
-    /// Name of the preset.
+    /// Name of the cache.
     pub name: String,
     /// Bits of one number of a full page, scales included.
     pub bits_per_element: f64,
@@ -77,19 +91,23 @@ pub fn quality(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<QualityRow>> {
     ensure!(load.batch > 0 && !load.windows.is_empty(), "there is nothing to read");
-    let all = (candidates.len() + 1) * load.windows.iter().map(|w| w.tokens.len()).sum::<usize>();
-    let layers = &candidates.first().context("no preset is named")?.shape.layers;
-    let dense = CacheShape::dense(layers.iter().map(|layer| layer.shape));
-    let mut sums: Vec<Sums> = (0..=candidates.len()).map(|_| Sums::default()).collect();
+    let caches = with_dense(candidates)?;
+    let prompts = |windows: &[Window]| windows.iter().map(|window| window.prompt).sum::<usize>();
+    let tokens: usize = load.windows.iter().map(|window| window.tokens.len()).sum();
+    // Prompts are computed once, what follows them by every cache.
+    let all = prompts(&load.windows) + caches.len() * (tokens - prompts(&load.windows));
+    let mut sums: Vec<Sums> = caches.iter().map(|_| Sums::default()).collect();
     let mut done = 0;
     for windows in load.windows.chunks(load.batch) {
         let mut teachers = Vec::new();
-        let shapes = std::iter::once(&dense).chain(candidates.iter().map(|c| &c.shape));
-        for shape in shapes {
-            teachers.push(Teacher::new(decoder, shape, load.seed, windows.to_vec())?);
-            done += windows.iter().map(|window| window.prompt as u64).sum::<u64>();
-            progress(done, all as u64);
+        {
+            let prompts = Prompts::new(decoder, &caches[0].shape, windows.to_vec())?;
+            for cache in &caches {
+                teachers.push(Teacher::new(&prompts, &cache.shape, load.seed)?);
+            }
         }
+        done += prompts(windows) as u64;
+        progress(done, all as u64);
         while let Some(reference) = teachers[0].read()? {
             let mut readings = vec![reference];
             for teacher in &mut teachers[1..] {
@@ -102,10 +120,7 @@ pub fn quality(
             }
         }
     }
-    let rows = sums.into_iter().enumerate().map(|(index, sums)| match index {
-        0 => sums.row("f16", &dense),
-        _ => sums.row(&candidates[index - 1].name, &candidates[index - 1].shape),
-    });
+    let rows = sums.into_iter().zip(&caches).map(|(sums, cache)| sums.row(cache));
     let mut rows: Vec<QualityRow> = rows.collect();
     let reference = rows[0].perplexity;
     for row in &mut rows {
@@ -127,14 +142,14 @@ impl Sums {
         }
     }
 
-    fn row(mut self, name: &str, shape: &CacheShape) -> QualityRow {
+    fn row(mut self, cache: &Candidate) -> QualityRow {
         let positions = self.kl.len();
         let count = positions.max(1) as f64;
         self.kl.sort_unstable_by(f64::total_cmp);
         let rank = (positions * 99).div_ceil(100).max(1) - 1;
         QualityRow {
-            name: name.to_owned(),
-            bits_per_element: shape.bits_per_element(),
+            name: cache.name.clone(),
+            bits_per_element: cache.shape.bits_per_element(),
             positions,
             perplexity: (self.loss / count).exp(),
             perplexity_percent: 0.0,
@@ -164,7 +179,7 @@ fn point(reference: &[f32], logits: &[f32], next: u32) -> Point {
 }
 
 /// The likeliest token and log of the sum of exponentials.
-fn normaliser(logits: &[f32]) -> (usize, f64) {
+pub(crate) fn normaliser(logits: &[f32]) -> (usize, f64) {
     let mut top = 0;
     for (index, logit) in logits.iter().enumerate() {
         if *logit > logits[top] {
@@ -216,7 +231,7 @@ mod tests {
     fn rows_are_means_and_percentiles() {
         let kl = (1..=200).rev().map(f64::from).collect();
         let sums = Sums { loss: 200.0 * 3_f64.ln(), kl, same: 150 };
-        let row = sums.row("x", &CacheShape { layers: Vec::new() });
+        let row = sums.row(&Candidate { name: "x".into(), shape: CacheShape::dense([]) });
         assert!((row.perplexity - 3.0).abs() < 1e-9);
         assert_eq!((row.kl_mean, row.kl_p99, row.kl_max), (100.5, 198.0, 200.0));
         assert_eq!((row.top1_percent, row.positions), (75.0, 200));

@@ -27,7 +27,9 @@ pub use request::{
     FinishReason, GenerateRequest, Rejected, SamplingParams, SeqId, StopRules, TokenEvent, TokenId,
     TokenLogprob, Usage,
 };
-pub use runner::{AttentionRoad, ModelRunner, Reading, RunError, Runner, Teacher, Window};
+pub use runner::{
+    AttentionRoad, ModelRunner, Prompts, Reading, RunError, Runner, Teacher, Window, prefill_alone,
+};
 pub use scheduler::{Emit, Scheduler, SchedulerLimits};
 pub use sequence::PhaseKind;
 pub use step::{DecodeRow, Place, PrefillChunk, PromptLogprobs, SampleRow, Sampled, Step};

@@ -17,7 +17,7 @@ use crate::step::{PromptLogprobs, SampleRow, Sampled, Step};
 use attend::StepAttend;
 
 pub use attend::AttentionRoad;
-pub use teacher::{Reading, Teacher, Window};
+pub use teacher::{Prompts, Reading, Teacher, Window, prefill_alone};
 
 /// Rows of logits made at once: bounds the memory that they take.
 pub(crate) const LOGIT_ROWS: usize = 64;

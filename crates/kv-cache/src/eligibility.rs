@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use kvant_turboquant::{Width, Widths};
+use kvant_turboquant::{ScaleRule, Width, Widths};
 
 use crate::format::{CacheLayer, CacheShape, Format, LayerShape};
 
@@ -53,6 +53,8 @@ pub struct Wish {
     pub protect: bool,
     /// Single layers, later ones over earlier ones; no rule changes them.
     pub layers: Vec<(RangeInclusive<usize>, Preset)>,
+    /// Which scale packed pages get; `None`: each width's default.
+    pub scale_rule: Option<ScaleRule>,
 }
 
 /// Why a layer has its format.
@@ -80,6 +82,12 @@ pub enum WishError {
     /// No preset of this name.
     #[error("no cache preset {name:?}; there are: auto, f16, tq8, k8v4, tq4, k4v3, tq3, tq2")]
     Preset {
+        /// As written.
+        name: String,
+    },
+    /// No scale rule of this name.
+    #[error("no scale rule {name:?}; there are: default, plain, matched, least_squares, unbiased")]
+    Rule {
         /// As written.
         name: String,
     },
@@ -123,6 +131,7 @@ impl Default for Wish {
             value_bits: None,
             protect: true,
             layers: Vec::new(),
+            scale_rule: None,
         }
     }
 }
@@ -162,6 +171,15 @@ pub fn bits(count: usize) -> Result<Option<Width>, WishError> {
     if Width::CACHE.contains(&width) { Ok(Some(width)) } else { Err(refused()) }
 }
 
+/// Reads the name of a scale rule; `default` stands for none.
+pub fn scale_rule(name: &str) -> Result<Option<ScaleRule>, WishError> {
+    if name == "default" {
+        return Ok(None);
+    }
+    let found = ScaleRule::ALL.into_iter().find(|rule| rule.to_string() == name);
+    found.map(Some).ok_or_else(|| WishError::Rule { name: name.to_owned() })
+}
+
 /// Reads layers with their presets: `0=f16, 4-7=tq8`.
 pub fn layer_presets(text: &str) -> Result<Vec<(RangeInclusive<usize>, Preset)>, WishError> {
     let refused = || WishError::Layers { text: text.to_owned() };
@@ -188,7 +206,7 @@ pub fn decide(layers: &[LayerTraits], wish: &Wish) -> Result<CacheShape, WishErr
     let count = layers.len();
     let decided = layers.iter().enumerate();
     let decided = decided.map(|(index, traits)| layer(index, count, traits, wish));
-    let shape = CacheShape { layers: decided.collect() };
+    let shape = CacheShape { layers: decided.collect(), scale_rule: wish.scale_rule };
     let wants = |preset: &Preset| *preset != Preset::F16;
     let wanted = wants(&wish.preset) || wish.key_bits.is_some() || wish.value_bits.is_some();
     // `auto` promises nothing: a model without a layer to pack is served in 16 bits.

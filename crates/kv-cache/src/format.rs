@@ -4,7 +4,7 @@
 use std::fmt;
 
 use kvant_kernels::PAGE_TOKENS;
-use kvant_turboquant::{PageLayout, Widths};
+use kvant_turboquant::{PageLayout, ScaleRule, Width, Widths};
 
 use crate::eligibility::Reason;
 
@@ -94,6 +94,8 @@ impl CacheLayer {
 pub struct CacheShape {
     /// One entry a layer.
     pub layers: Vec<CacheLayer>,
+    /// Which scale every packed page gets; `None`: each width's default.
+    pub scale_rule: Option<ScaleRule>,
 }
 
 impl CacheShape {
@@ -101,7 +103,12 @@ impl CacheShape {
     pub fn dense(layers: impl IntoIterator<Item = LayerShape>) -> Self {
         let dense =
             |shape| CacheLayer { shape, format: Format::Dense, reasons: vec![Reason::Asked] };
-        Self { layers: layers.into_iter().map(dense).collect() }
+        Self { layers: layers.into_iter().map(dense).collect(), scale_rule: None }
+    }
+
+    /// The scale rule of codes of a width.
+    pub(crate) fn rule(&self, width: Width) -> ScaleRule {
+        self.scale_rule.unwrap_or_else(|| ScaleRule::for_width(width))
     }
 
     /// Bytes of one page: keys and values of `PAGE_TOKENS` tokens in all layers.
@@ -142,8 +149,6 @@ pub fn pages_for(tokens: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use kvant_turboquant::Width;
-
     use super::*;
 
     fn shape(layers: &[(usize, usize)]) -> CacheShape {

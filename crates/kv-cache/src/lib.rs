@@ -19,6 +19,7 @@ mod store;
 
 pub use eligibility::{
     LayerTraits, Preset, Reason, Wish, WishError, average_bits, bits, decide, layer_presets,
+    scale_rule,
 };
 pub use error::Error;
 pub use format::{CacheLayer, CacheShape, Format, LayerShape, pages_for};

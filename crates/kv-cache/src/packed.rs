@@ -5,7 +5,7 @@
 //! written.
 
 use kvant_kernels::cpu::{NonFiniteInput, PackedTiles, PageSource, encode};
-use kvant_turboquant::{Codec, Key, PageLayout, Rotation, ScaleRule, Side, Width, Widths};
+use kvant_turboquant::{Codec, Key, PageLayout, Rotation, ScaleRule, Side, Widths};
 
 use crate::dense::DensePages;
 use crate::format::LayerShape;
@@ -30,23 +30,25 @@ pub(crate) struct PackedSpec {
     pub(crate) layer: usize,
     pub(crate) shape: LayerShape,
     pub(crate) widths: Widths,
+    /// Of keys and of values.
+    pub(crate) rules: [ScaleRule; 2],
     pub(crate) seed: u64,
 }
 
 impl PackedPages {
     pub(crate) fn new(spec: PackedSpec, pages: usize, tails: usize) -> Self {
-        let PackedSpec { layer, shape, widths, seed } = spec;
-        let codec = |side, width: Width| {
+        let PackedSpec { layer, shape, widths, rules, seed } = spec;
+        let codec = |side, width, rule| {
             let key = Key { layer: layer as u32, side, seed };
-            Codec::new(Rotation::new(shape.dim, key), width, ScaleRule::for_width(width))
+            Codec::new(Rotation::new(shape.dim, key), width, rule)
         };
         let layout = PageLayout::new(shape.dim, widths);
         Self {
             shape,
             tiles: vec![0; pages * shape.kv_heads * layout.tile_bytes()],
             layout,
-            keys: codec(Side::Keys, widths.keys),
-            values: codec(Side::Values, widths.values),
+            keys: codec(Side::Keys, widths.keys, rules[0]),
+            values: codec(Side::Values, widths.values, rules[1]),
             tails: DensePages::new(shape, tails),
         }
     }

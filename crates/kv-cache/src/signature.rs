@@ -3,14 +3,18 @@
 use std::fmt;
 
 use kvant_kernels::PAGE_TOKENS;
-use kvant_turboquant::LEVELS;
+use kvant_turboquant::{LEVELS, ScaleRule};
 
 use crate::format::{CacheShape, Format, LayerShape};
 
-/// Version of the page format: layout, rotation, scale rules.
+/// Version of the page format: layout, rotation, arithmetic of the scale rules.
 const CODEC_VERSION: u32 = 1;
 
-/// What pages were written with.
+/// Scale rules of keys and values; `None` for a dense layer.
+type Rules = Option<[ScaleRule; 2]>;
+
+/// What pages were written with. Codes beside another rule's scales could be read all the same, but
+/// a sequence that came by import would not go on with the bits that it has when computed here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signature {
     version: u32,
@@ -18,7 +22,7 @@ pub struct Signature {
     tables: u64,
     seed: u64,
     page_tokens: usize,
-    layers: Vec<(LayerShape, Format)>,
+    layers: Vec<(LayerShape, Format, Rules)>,
 }
 
 impl Signature {
@@ -26,12 +30,20 @@ impl Signature {
     pub(crate) fn new(shape: &CacheShape, seed: u64) -> Self {
         let levels = LEVELS.iter().flat_map(|table| table.iter());
         let bytes = levels.flat_map(|level| level.to_le_bytes());
+        let rules = |format| match format {
+            Format::Dense => None,
+            Format::TurboQuant(widths) => {
+                Some([widths.keys, widths.values].map(|width| shape.rule(width)))
+            }
+        };
+        let layers =
+            shape.layers.iter().map(|layer| (layer.shape, layer.format, rules(layer.format)));
         Self {
             version: CODEC_VERSION,
             tables: hash(bytes),
             seed,
             page_tokens: PAGE_TOKENS,
-            layers: shape.layers.iter().map(|layer| (layer.shape, layer.format)).collect(),
+            layers: layers.collect(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which number is stored beside the codes of a vector.
 
+use std::fmt;
+
 /// Factor of the levels `c` that stand for the vector `y`; both in rotated space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScaleRule {
@@ -36,6 +38,17 @@ impl ScaleRule {
             Self::LeastSquares => yc / cc,
             Self::Unbiased => yy / yc,
         }
+    }
+}
+
+impl fmt::Display for ScaleRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Matched => "matched",
+            Self::LeastSquares => "least_squares",
+            Self::Unbiased => "unbiased",
+        })
     }
 }
 

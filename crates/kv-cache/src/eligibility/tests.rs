@@ -99,6 +99,19 @@ fn single_layers_are_as_they_are_asked_for() {
 }
 
 #[test]
+fn scale_rules_have_names() {
+    assert_eq!(scale_rule("default"), Ok(None));
+    for rule in ScaleRule::ALL {
+        let asked = scale_rule(&rule.to_string()).unwrap();
+        assert_eq!(asked, Some(rule));
+        let wish = Wish { scale_rule: asked, ..wish("tq4") };
+        assert_eq!(decide(&[traits(64)], &wish).unwrap().scale_rule, asked);
+    }
+    let refused = scale_rule("eden").unwrap_err().to_string();
+    assert!(refused.contains("\"eden\"; there are: default, plain, "), "{refused}");
+}
+
+#[test]
 fn bits_are_those_with_kernels() {
     let pair = |text| average_bits(text).map(|w| (w.keys.bits(), w.values.bits())).ok();
     assert_eq!(pair("3.5"), Some((3, 4)));

@@ -46,5 +46,6 @@ pub(crate) fn layer(kv_heads: usize, dim: usize, (keys, values): (usize, usize))
 }
 
 pub(crate) fn shape(layers: &[(usize, usize, (usize, usize))]) -> CacheShape {
-    CacheShape { layers: layers.iter().map(|l| layer(l.0, l.1, l.2)).collect() }
+    let layers = layers.iter().map(|l| layer(l.0, l.1, l.2)).collect();
+    CacheShape { layers, scale_rule: None }
 }

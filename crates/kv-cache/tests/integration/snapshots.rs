@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use kvant_kv_cache::{CacheShape, Error, PAGE_TOKENS, PageStore, Row, Span, Staging};
+use kvant_turboquant::ScaleRule;
 
 use crate::oracle::{Oracle, Tokens, given};
 use crate::random::{Random, shape};
@@ -121,6 +122,29 @@ impl Write for Log {
 }
 
 #[test]
+fn pages_have_the_scales_of_the_rule() {
+    let mut random = Random(3);
+    let mut numbers = Vec::new();
+    for rule in ScaleRule::ALL {
+        let ruled = CacheShape { scale_rule: Some(rule), ..mixed() };
+        let oracle = Oracle::new(&ruled, SEED);
+        let tokens: Tokens = (0..130).map(|_| oracle.token(&mut random)).collect();
+        let mut store = PageStore::new(&ruled, (3, 1), SEED);
+        by_road(&mut store, &tokens, row(&[2, 0, 1], 0), (100, 37));
+        oracle.check(&store, &tokens, row(&[2, 0, 1], 0));
+        numbers.push(store.signature().number());
+    }
+    // Where every width is asked for by its default's name, the pages are the same.
+    let four = |scale_rule| CacheShape { scale_rule, ..shape(&[(1, 64, (4, 3))]) };
+    let number = |rule| PageStore::new(&four(rule), (1, 1), SEED).signature().number();
+    assert_eq!(number(None), number(Some(ScaleRule::Unbiased)));
+    assert_ne!(number(None), number(Some(ScaleRule::Plain)));
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), ScaleRule::ALL.len());
+}
+
+#[test]
 fn what_is_not_ours_is_refused_and_changes_nothing() {
     let store = used_store(3, 1, 5);
     let whole = row(&[0, 1, 2], 0);
@@ -132,6 +156,7 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
         (layers((8, 4)), SEED),
         (layers((16, 16)), SEED),
         (shape(&[(2, 16, (16, 16))]), SEED),
+        (CacheShape { scale_rule: Some(ScaleRule::Plain), ..mixed() }, SEED),
     ] {
         let mut other = PageStore::new(&other, (3, 1), seed);
         let before = other.export(whole, 130);
