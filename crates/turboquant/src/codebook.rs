@@ -38,10 +38,11 @@ impl Codebook {
         }
     }
 
-    /// What a kernel's table holds for a code, as one byte: the level plus `offset`. Empty for 8
-    /// bits.
+    /// What a kernel's table holds for a code, as one byte: the level plus `offset`. Empty for 7
+    /// bits, whose levels need 16, and for 8, which need no table.
     pub fn bytes(&self) -> Vec<i8> {
-        self.levels.iter().map(|level| (level + self.offset()) as i8).collect()
+        let levels = if self.width.bits() < 7 { &self.levels[..] } else { &[] };
+        levels.iter().map(|level| (level + self.offset()) as i8).collect()
     }
 
     /// 63.5 for 4 bits, whose bytes are thereby unsigned and of seven bits; otherwise 0.
@@ -118,7 +119,8 @@ mod tests {
     fn codes_are_the_nearest_levels() {
         for width in Width::ALL {
             let book = Codebook::new(width);
-            let y: Vec<f32> = (-1400..=1400).map(|i| i as f32 * 0.1037).collect();
+            let step = if width.bits() == 7 { 26.37 } else { 0.1037 };
+            let y: Vec<f32> = (-1400..=1400).map(|i| i as f32 * step).collect();
             let mut codes = vec![0; y.len()];
             let mut levels = vec![0.0; y.len()];
             book.encode(&y, 1.0, &mut codes, &mut levels);
@@ -153,9 +155,12 @@ mod tests {
         for width in &Width::ALL[..7] {
             let book = Codebook::new(*width);
             let bytes = book.bytes();
-            for (code, byte) in bytes.iter().enumerate() {
-                let mirror = book.level((bytes.len() - 1 - code) as u8);
+            assert_eq!(bytes.len(), if width.bits() < 7 { width.codes() } else { 0 });
+            for code in 0..width.codes() {
+                let mirror = book.level((width.codes() - 1 - code) as u8);
                 assert_eq!(book.level(code as u8), -mirror, "{width} bits");
+            }
+            for (code, byte) in bytes.iter().enumerate() {
                 assert_eq!(f32::from(*byte) - book.offset(), book.level(code as u8));
                 assert!(width.bits() != 4 || *byte >= 0, "4-bit bytes have bit 7 clear");
             }

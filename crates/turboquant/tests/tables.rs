@@ -1,5 +1,5 @@
-//! The tables derived again: Lloyd-Max by its fixed point, the integer levels as a minimum that no
-//! step improves.
+//! The tables derived again: Lloyd-Max by its fixed point, the levels of bytes as the best of all
+//! choices, found by a dynamic programme at every unit.
 
 #![cfg(test)]
 
@@ -35,17 +35,53 @@ impl Moments {
         let inner = levels.windows(2).map(|pair| f64::midpoint(pair[0], pair[1]));
         let borders: Vec<f64> = std::iter::once(0.0).chain(inner).chain([END]).collect();
         let sums: Vec<_> = borders.iter().map(|border| self.upto(*border)).collect();
-        sums.windows(2).map(|pair| std::array::from_fn(|m| pair[1][m] - pair[0][m])).collect()
+        sums.windows(2).map(|pair| minus(pair[1], pair[0])).collect()
     }
 
     /// Mean squared error of a symmetric table with nearest levels.
     fn error(&self, levels: &[f64]) -> f64 {
-        let cells = self.cells(levels);
-        let of = |(level, cell): (&f64, [f64; 3])| {
-            cell[2] - 2.0 * level * cell[1] + level * level * cell[0]
-        };
-        2.0 * levels.iter().zip(cells).map(of).sum::<f64>()
+        let cells = levels.iter().zip(self.cells(levels));
+        2.0 * cells.map(|(level, cell)| about(*level, cell)).sum::<f64>()
     }
+
+    /// The smallest `error` of any `count` of these levels. The cost between two neighbours depends
+    /// on no other level, so the best tables that end at a level follow from those one shorter.
+    fn least_error(&self, grid: &[f64], count: usize) -> f64 {
+        let below: Vec<_> = grid.iter().map(|level| self.upto(*level)).collect();
+        let costs_from_lower = |(upper, level): (usize, &f64)| -> Vec<f64> {
+            let cost = |(lower, from): (&f64, &[f64; 3])| {
+                let middle = self.upto(f64::midpoint(*lower, *level));
+                about(*lower, minus(middle, *from)) + about(*level, minus(below[upper], middle))
+            };
+            grid[..upper].iter().zip(&below).map(cost).collect()
+        };
+        let costs: Vec<_> = grid.iter().enumerate().map(costs_from_lower).collect();
+        let first = grid.iter().zip(&below).map(|(level, from_zero)| about(*level, *from_zero));
+        let mut least: Vec<f64> = first.collect();
+        for _ in 1..count {
+            let longer = |costs: &Vec<f64>| {
+                let sums = least.iter().zip(costs).map(|(least, cost)| least + cost);
+                sums.fold(f64::MAX, f64::min)
+            };
+            least = costs.iter().map(longer).collect();
+        }
+        let all = self.upto(END);
+        let ends = grid.iter().zip(below).map(|(level, from)| about(*level, minus(all, from)));
+        2.0 * least.iter().zip(ends).map(|(least, end)| least + end).fold(f64::MAX, f64::min)
+    }
+}
+
+/// Squared error about `level` of a part with these moments.
+fn about(level: f64, [mass, first, second]: [f64; 3]) -> f64 {
+    second - 2.0 * level * first + level * level * mass
+}
+
+fn minus(a: [f64; 3], b: [f64; 3]) -> [f64; 3] {
+    std::array::from_fn(|m| a[m] - b[m])
+}
+
+fn shipped(bits: usize) -> Vec<f64> {
+    LEVELS[bits - 1].iter().map(|level| f64::from(*level) * f64::from(UNITS[bits - 1])).collect()
 }
 
 #[test]
@@ -77,42 +113,44 @@ fn lloyd_max_tables_are_fixed_points() {
     }
 }
 
-fn error(moments: &Moments, levels: &[f32], unit: f64) -> f64 {
-    let levels: Vec<f64> = levels.iter().map(|level| f64::from(*level) * unit).collect();
-    moments.error(&levels)
+#[test]
+fn no_table_of_bytes_is_better() {
+    let moments = Moments::new();
+    // Excess over Lloyd-Max in percent. One level of 1 bit is exact, whatever it is called.
+    for (bits, excess) in [(2, 0.001), (3, 0.003), (4, 0.34), (5, 0.58), (6, 1.94)] {
+        let (lloyd_max, own) = (LLOYD_MAX[bits - 1], moments.error(&shipped(bits)));
+        let over = 100.0 * (own / moments.error(lloyd_max) - 1.0);
+        assert!(over < excess, "{bits} bits: {over} % above Lloyd-Max");
+        let shift = if bits == 4 { 0.5 } else { 0.0 };
+        let grid: Vec<f64> = (1..=127).map(f64::from).map(|level| level - shift).collect();
+        let grid = &grid[..if bits == 4 { 64 } else { 127 }];
+        assert!(LEVELS[bits - 1].iter().all(|level| grid.contains(&f64::from(*level))));
+        // From units that waste the end of the grid to those of which `count` levels are too long.
+        let count = lloyd_max.len();
+        let (outermost, most) = (lloyd_max[count - 1], grid[grid.len() - 1]);
+        let mut unit = 0.85 * outermost / most;
+        while unit < 1.2 * outermost / grid[count - 1] {
+            let levels: Vec<f64> = grid.iter().map(|level| level * unit).collect();
+            let least = moments.least_error(&levels, count);
+            assert!(
+                own < least * (1.0 + 2e-6),
+                "{bits} bits, unit {unit}: {least:e}, ours {own:e}"
+            );
+            unit *= 1.0005;
+        }
+    }
 }
 
 #[test]
-fn integer_levels_are_a_minimum_near_lloyd_max() {
-    let moments = Moments::new();
-    // Allowed excess in percent; 6 and 7 bits pay for steps that are too coarse.
-    let excess = [0.01, 0.01, 0.05, 0.5, 0.7, 2.2, 10.5];
-    for (index, (levels, unit)) in LEVELS.into_iter().zip(UNITS).enumerate() {
-        let bits = index + 1;
-        let unit = f64::from(unit);
-        let best = moments.error(LLOYD_MAX[index]);
-        let own = error(&moments, levels, unit);
-        let over = 100.0 * (own / best - 1.0);
-        assert!(over < excess[index], "{bits} bits: {over:.2} % above Lloyd-Max");
-        let (fraction, most) = if bits == 4 { (0.5, 63.5) } else { (0.0, 127.0) };
-        assert!(levels.iter().all(|l| l.fract() == fraction && (0.5..=most).contains(l)));
-        for at in 0..levels.len() {
-            for step in [-1.0, 1.0] {
-                let mut other = levels.to_vec();
-                other[at] += step;
-                if other[at] > 0.0 && other[at] <= most && other.is_sorted_by(|a, b| a < b) {
-                    assert!(
-                        error(&moments, &other, unit) > own - 1e-9,
-                        "{bits} bits: {at} by {step}"
-                    );
-                }
-            }
-        }
-        for factor in [0.999, 1.001] {
-            assert!(
-                error(&moments, levels, unit * factor) > own - 1e-9,
-                "{bits} bits: unit {factor}"
-            );
-        }
+fn levels_of_1_and_7_bits_are_lloyd_max() {
+    for (bits, largest) in [(1, 127.0), (7, 32_767.0)] {
+        let exact = LLOYD_MAX[bits - 1];
+        let unit = exact[exact.len() - 1] / largest;
+        let whole: Vec<f32> = exact.iter().map(|level| (level / unit).round() as f32).collect();
+        assert_eq!(whole, LEVELS[bits - 1], "{bits} bits");
+        assert!((f64::from(UNITS[bits - 1]) / unit - 1.0).abs() < 2e-7, "{bits} bits: {unit}");
     }
+    let moments = Moments::new();
+    let over = moments.error(&shipped(7)) / moments.error(LLOYD_MAX[6]) - 1.0;
+    assert!(over < 1e-4, "16-bit levels cost {over}");
 }
