@@ -62,7 +62,7 @@ impl fmt::Display for Case {
 }
 
 /// Roughly normal numbers from a counter.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> f32 {
@@ -74,13 +74,23 @@ impl Random {
         2.0 * (uniform() + uniform() + uniform())
     }
 
-    fn floats(&mut self, count: usize) -> Vec<f32> {
+    pub(super) fn floats(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| self.next()).collect()
     }
 }
 
 pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The largest relative error of a query vector's result.
+pub(super) fn worst(got: &[f32], want: &[f64], dim: usize) -> f64 {
+    let of = |(got, want): (&[f32], &[f64])| {
+        let rest: f64 = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+        let own: f64 = want.iter().map(|x| x * x).sum();
+        if rest.is_nan() { f64::INFINITY } else { (rest / own.max(1e-30)).sqrt() }
+    };
+    got.chunks(dim).zip(want.chunks(dim)).map(of).fold(0.0, f64::max)
 }
 
 impl Case {
@@ -210,15 +220,8 @@ impl Case {
         self.attend(q, &[self.packed_row(&self.rows[row], tokens, &[])])
     }
 
-    /// The largest relative error of a query vector's result.
     pub(super) fn worst(&self, got: &[f32], want: &[f64]) -> f64 {
-        let dim = self.shape.2;
-        let of = |(got, want): (&[f32], &[f64])| {
-            let rest: f64 = got.iter().zip(want).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
-            let own: f64 = want.iter().map(|x| x * x).sum();
-            if rest.is_nan() { f64::INFINITY } else { (rest / own.max(1e-30)).sqrt() }
-        };
-        got.chunks(dim).zip(want.chunks(dim)).map(of).fold(0.0, f64::max)
+        worst(got, want, self.shape.2)
     }
 
     pub(super) fn reference(&self) -> Vec<f64> {
