@@ -18,5 +18,5 @@ pub use needle::{
 };
 pub use occupancy::{OccupancyRow, converting_bytes, occupancy, occupancy_markdown};
 pub use offline::{Load, Row, offline};
-pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality};
+pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality, with_dense};
 pub use table::Table;
