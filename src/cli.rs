@@ -1,6 +1,7 @@
 //! Flags of every subcommand, and how they become a `Config`.
 
 mod client;
+mod eval;
 
 use std::path::PathBuf;
 
@@ -9,8 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use kvant_bench::NamedWidths;
 
 use crate::config::{Config, Sources};
-
 pub(crate) use client::ClientArgs;
+pub(crate) use eval::EvalArgs;
 
 /// Continuous-batching LLM inference server with an OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -113,30 +114,6 @@ pub(crate) struct BenchArgs {
     /// Seed of the prompts' token ids
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct EvalArgs {
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-    /// The text to read, UTF-8
-    #[arg(long, value_name = "FILE")]
-    pub(crate) text: PathBuf,
-    /// Tokens of a window; its second half is scored
-    #[arg(long, default_value_t = 512, value_parser = window::<1_000_000>)]
-    pub(crate) context: u32,
-    /// Windows to read, from the start of the text on
-    #[arg(long, default_value_t = 8, value_parser = count::<10_000>)]
-    pub(crate) windows: u32,
-    /// Windows at the same time; above 1 with prompts of different lengths
-    #[arg(long, default_value_t = 1, value_parser = count::<64>)]
-    pub(crate) batch: u32,
-    /// Presets to compare with the 16-bit cache
-    #[arg(long, value_delimiter = ',', default_value = "auto,tq8,k8v4,tq4,k4v3,tq3,tq2")]
-    pub(crate) presets: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -341,12 +318,6 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 fn count<const MOST: u32>(text: &str) -> Result<u32, String> {
     let read = text.parse().ok().filter(|number| (1..=MOST).contains(number));
     read.ok_or_else(|| format!("it must be a whole number within 1..={MOST}"))
-}
-
-/// Tokens of a window: enough for a prompt and something to predict.
-fn window<const MOST: u32>(text: &str) -> Result<u32, String> {
-    let read = count::<MOST>(text).ok().filter(|tokens| *tokens >= 4);
-    read.ok_or_else(|| format!("it must be a whole number within 4..={MOST}"))
 }
 
 /// A finite number within two bounds.

@@ -1,19 +1,26 @@
 //! `kvant eval`: what each cache preset costs in quality on a text of the user's, against a 16-bit
-//! cache.
+//! cache, and what it takes in memory.
+
+mod hidden;
+mod peak;
+mod report;
 
 use std::fs;
 use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use kvant_bench::{Candidate, QualityLoad, QualityRow, markdown, quality};
+use kvant_bench::{Candidate, Needle, QualityLoad, needles, occupancy, quality, with_dense};
 use kvant_engine::Window;
-use kvant_kv_cache::{Preset, Wish};
-use serde_json::json;
+use kvant_kv_cache::{Wish, scale_rule};
+use kvant_models::{Decoder, DecoderSpec};
+use kvant_text::Tokenizer;
 
 use crate::cli::EvalArgs;
+use crate::config::CacheConfig;
 use crate::words::Words;
-use crate::{facts, load, progress};
+use crate::{facts, load, machine, progress};
+use report::{NeedleTable, QualityTable, Report};
 
 /// Largest text, bytes.
 const TEXT_BYTES: u64 = 64 << 20;
@@ -23,31 +30,90 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     load::prepare(&config, true)?;
     let opened = load::open(&config)?;
     let spec = opened.files.spec()?;
-    let context = args.context as usize;
+    check(args, &spec)?;
+    let candidates = candidates(args, &config.cache, &spec)?;
+    let caches = with_dense(&candidates)?;
+    if let Some(index) = args.peak_of {
+        let cache = caches.get(index).context("--peak-of names no cache")?;
+        let grown = peak::grown(&Arc::new(opened.decoder()?), cache, longest(args))?;
+        return Ok(writeln!(std::io::stdout(), "{grown}")?);
+    }
+    let words = Words::load(&opened.files)?;
+    let text = tokens(args, &words.tokenizer)?;
+    let hidden = hidden(args, &words.tokenizer, &text)?;
+    let occupancy = occupancy(&candidates)?;
+    // Before the weights are here too.
+    let converting =
+        watched("memory", |progress| peak::converting(&caches, longest(args), progress))?;
+    let bench = Bench { decoder: Arc::new(opened.decoder()?), candidates, seed: config.cache.seed };
+    let report = Report {
+        model: opened.facts.name.clone(),
+        text: args.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+        processor: machine::processor(),
+        threads: load::threads(&config),
+        command: command(),
+        windows: args.windows,
+        quality: bench.quality(args, &text)?,
+        needles: bench.needles(hidden)?,
+        occupancy,
+        converting,
+    };
+    if let Some(folder) = &args.report {
+        report.write(folder)?;
+    }
+    let text = if args.json { report.json()? + "\n" } else { report.to_string() };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// What can be refused before anything is read.
+fn check(args: &EvalArgs, spec: &DecoderSpec) -> Result<()> {
+    let context = longest(args);
     if context > spec.context {
         bail!("--context is {context}, the model was made for {} tokens", spec.context);
     }
-    let tokens = tokens(args, &Words::load(&opened.files)?)?;
-    let windows = windows(args, &tokens);
-    let candidates = args.presets.iter().map(|name| {
-        let preset: Preset = name.parse()?;
-        let wish = Wish { preset, protect: config.cache.protect, ..Wish::default() };
-        Ok(Candidate { name: name.clone(), shape: facts::cache_shape(&spec, &wish)? })
-    });
-    let candidates: Vec<Candidate> = candidates.collect::<Result<_>>()?;
-    let decoder = Arc::new(opened.decoder()?);
-    let load = QualityLoad { windows, batch: args.batch as usize, seed: config.cache.seed };
-    let bar = progress::tokens("reading");
-    let rows = quality(&decoder, &candidates, &load, &mut |done, all| {
-        bar.set_length(all);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    report(args, &opened.facts.name, &rows)
+    if let Some(batch) = args.batch.iter().find(|batch| **batch > args.windows) {
+        bail!("--batch is {batch}, but --windows is {}; raise --windows", args.windows);
+    }
+    if let Some(folder) = &args.report {
+        fs::create_dir_all(folder).with_context(|| format!("--report {}", folder.display()))?;
+    }
+    Ok(())
 }
 
-/// The beginning of the text, as long as the windows need it.
-fn tokens(args: &EvalArgs, words: &Words) -> Result<Vec<u32>> {
+fn longest(args: &EvalArgs) -> usize {
+    args.context.iter().copied().max().unwrap_or_default() as usize
+}
+
+/// As it was typed, the program by its name.
+fn command() -> String {
+    let shown = |arg: String| if arg.contains(' ') { format!("{arg:?}") } else { arg };
+    let rest = std::env::args_os().skip(1).map(|arg| shown(arg.to_string_lossy().into_owned()));
+    std::iter::once("kvant".to_owned()).chain(rest).collect::<Vec<_>>().join(" ")
+}
+
+/// Every preset with every scale rule.
+fn candidates(args: &EvalArgs, cache: &CacheConfig, spec: &DecoderSpec) -> Result<Vec<Candidate>> {
+    let configured = [cache.scale_rule.clone()];
+    let rules = if args.scale_rule.is_empty() { &configured[..] } else { &args.scale_rule };
+    let mut candidates = Vec::new();
+    for preset in &args.presets {
+        for rule in rules {
+            let wish = Wish {
+                preset: preset.parse()?,
+                protect: cache.protect,
+                scale_rule: scale_rule(rule)?,
+                ..Wish::default()
+            };
+            let name = if rule == "default" { preset.clone() } else { format!("{preset} {rule}") };
+            candidates.push(Candidate { name, shape: facts::cache_shape(spec, &wish)? });
+        }
+    }
+    Ok(candidates)
+}
+
+/// The text, which must be as long as the windows need it.
+fn tokens(args: &EvalArgs, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let path = &args.text;
     let size = fs::metadata(path).with_context(|| format!("{}", path.display()))?.len();
     if size > TEXT_BYTES {
@@ -55,15 +121,15 @@ fn tokens(args: &EvalArgs, words: &Words) -> Result<Vec<u32>> {
     }
     let text = fs::read_to_string(path);
     let text = text.with_context(|| format!("{}: cannot be read as UTF-8", path.display()))?;
-    let tokens = words.tokenizer.encode(&text, false)?;
-    let needed = (args.context * args.windows) as usize;
+    let tokens = tokenizer.encode(&text, false)?;
+    let needed = longest(args) * args.windows as usize;
     if tokens.len() < needed {
         bail!(
             "{}: has {} tokens, {} windows of {} need {needed}; lower --windows or --context",
             path.display(),
             tokens.len(),
             args.windows,
-            args.context
+            longest(args)
         );
     }
     Ok(tokens)
@@ -71,37 +137,65 @@ fn tokens(args: &EvalArgs, words: &Words) -> Result<Vec<u32>> {
 
 /// One after the other; of each the first half is the prompt. In a batch prompts differ in length,
 /// so that the batch is ragged.
-fn windows(args: &EvalArgs, tokens: &[u32]) -> Vec<Window> {
-    let chunks = tokens.chunks_exact(args.context as usize).take(args.windows as usize);
+fn windows(args: &EvalArgs, tokens: &[u32], context: u32, batch: u32) -> Vec<Window> {
+    let chunks = tokens.chunks_exact(context as usize).take(args.windows as usize);
     let window = |(index, tokens): (usize, &[u32])| {
-        let shorter = if args.batch > 1 { index * 37 % (tokens.len() / 4).max(1) } else { 0 };
+        let shorter = if batch > 1 { index * 37 % (tokens.len() / 4).max(1) } else { 0 };
         Window { tokens: tokens.to_vec(), prompt: (tokens.len() / 2 - shorter).max(1) }
     };
     chunks.enumerate().map(window).collect()
 }
 
-fn report(args: &EvalArgs, model: &str, rows: &[QualityRow]) -> Result<()> {
-    let mut out = std::io::stdout();
-    if args.json {
-        let value = json!({
-            "model": model,
-            "text": args.text.file_name().map(|name| name.to_string_lossy()),
-            "context": args.context,
-            "windows": args.windows,
-            "batch": args.batch,
-            "rows": rows,
-        });
-        writeln!(out, "{value:#}")?;
-        return Ok(());
+/// The needles of every context.
+fn hidden(args: &EvalArgs, tokenizer: &Tokenizer, text: &[u32]) -> Result<Vec<(u32, Vec<Needle>)>> {
+    let contexts = args.context.iter().filter(|_| args.needles > 0);
+    let needles =
+        |context: &u32| Ok((*context, hidden::needles(args, tokenizer, text, *context as usize)?));
+    contexts.map(needles).collect()
+}
+
+/// A decoder and the caches to be judged by it.
+struct Bench {
+    decoder: Arc<Decoder>,
+    candidates: Vec<Candidate>,
+    /// Of the rotations.
+    seed: u64,
+}
+
+impl Bench {
+    fn quality(&self, args: &EvalArgs, text: &[u32]) -> Result<Vec<QualityTable>> {
+        let mut tables = Vec::new();
+        for context in &args.context {
+            for batch in &args.batch {
+                let windows = windows(args, text, *context, *batch);
+                let load = QualityLoad { windows, batch: *batch as usize, seed: self.seed };
+                let rows = watched(&format!("{context} tokens, batch {batch}"), |progress| {
+                    quality(&self.decoder, &self.candidates, &load, progress)
+                })?;
+                tables.push(QualityTable { context: *context, batch: *batch, rows });
+            }
+        }
+        Ok(tables)
     }
-    let name = args.text.file_name().unwrap_or_default().to_string_lossy();
-    writeln!(
-        out,
-        "{model}, {name}, {} windows of {} tokens, the second half of each scored, batch {}\n\n{}",
-        args.windows,
-        args.context,
-        args.batch,
-        markdown(rows)
-    )?;
-    Ok(())
+
+    fn needles(&self, hidden: Vec<(u32, Vec<Needle>)>) -> Result<Vec<NeedleTable>> {
+        let table = |(context, hidden): (u32, Vec<Needle>)| {
+            let rows = watched(&format!("{context} tokens, needles"), |progress| {
+                needles(&self.decoder, &self.candidates, &hidden, self.seed, progress)
+            })?;
+            Ok(NeedleTable { context, rows })
+        };
+        hidden.into_iter().map(table).collect()
+    }
+}
+
+/// Runs with a bar of its own.
+fn watched<T>(message: &str, run: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<T>) -> Result<T> {
+    let bar = progress::tokens(message);
+    let result = run(&mut |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    result
 }

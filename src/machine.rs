@@ -1,4 +1,5 @@
-//! What the machine has: memory that may be taken now, and physical cores.
+//! What the machine has: memory that may be taken now, what this process has taken at most, and
+//! physical cores.
 
 use std::fs;
 
@@ -9,15 +10,15 @@ pub(crate) fn available_bytes() -> Result<u64> {
     let free = if cfg!(target_os = "macos") {
         installed_on_macos()
     } else {
-        fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text))
+        fs::read_to_string("/proc/meminfo").ok().and_then(|text| bytes(&text, "MemAvailable:"))
     };
     let free = free.context("cannot find out how much memory is free; set cache.tokens")?;
     Ok(room_in_container().map_or(free, |room| room.min(free)))
 }
 
-/// MemAvailable of /proc/meminfo, bytes.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// A line of /proc that counts in kB, in bytes.
+fn bytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -43,6 +44,26 @@ fn room_in_container() -> Option<u64> {
 fn room(limit: &str, used: &str) -> Option<u64> {
     let limit: u64 = limit.trim().parse().ok().filter(|limit| *limit < 1 << 50)?;
     Some(limit.saturating_sub(used.trim().parse().ok()?))
+}
+
+/// Begins to watch for the most memory that this process takes, and gives what it has now; `None`
+/// where the system does not count it.
+pub(crate) fn watch_peak() -> Option<u64> {
+    fs::write("/proc/self/clear_refs", "5").ok()?;
+    bytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
+/// The most that it had since then, bytes.
+pub(crate) fn peak_bytes() -> Option<u64> {
+    bytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// The processor as it calls itself.
+pub(crate) fn processor() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("model name"));
+    let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim().to_owned());
+    name.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
 /// Cores, hyper-threads counted once, but never more than this process may use.
@@ -73,6 +94,7 @@ mod tests {
 
     #[test]
     fn reads_meminfo() {
+        let available = |text| bytes(text, "MemAvailable:");
         assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2048 * 1024));
         assert_eq!(available("MemTotal: 9 kB\n"), None);
         assert_eq!(available("MemAvailable: many kB\n"), None);
@@ -100,5 +122,16 @@ mod tests {
     fn this_machine_has_memory_and_cores() {
         assert!(available_bytes().unwrap() > 1 << 20);
         assert!(physical_cores() >= 1);
+        assert!(!processor().is_empty());
+    }
+
+    #[test]
+    fn the_peak_is_what_was_written_since() {
+        // Other tests may run in this process, so from below alone.
+        const BYTES: usize = 64 << 20;
+        let Some(before) = watch_peak() else { return };
+        drop(std::hint::black_box(vec![1_u8; BYTES]));
+        let peak = peak_bytes().unwrap();
+        assert!(peak >= before + BYTES as u64 * 3 / 4, "{before} bytes, {peak} at most");
     }
 }

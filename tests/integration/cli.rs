@@ -16,7 +16,7 @@ fn output(args: &[&str]) -> Output {
 
 /// The command fails with `code`, prints nothing on stdout and exactly one line on stderr, which
 /// has all `parts`.
-fn refused(args: &[&str], code: i32, parts: &[&str]) {
+pub(crate) fn refused(args: &[&str], code: i32, parts: &[&str]) {
     let output = output(args);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
@@ -28,13 +28,13 @@ fn refused(args: &[&str], code: i32, parts: &[&str]) {
     }
 }
 
-fn succeeded(output: Output) -> String {
+pub(crate) fn succeeded(output: Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn written(name: &str, bytes: &[u8]) -> String {
+pub(crate) fn written(name: &str, bytes: &[u8]) -> String {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&path, bytes).unwrap();
     path.to_str().unwrap().to_owned()

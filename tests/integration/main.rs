@@ -5,6 +5,7 @@
 
 mod cli;
 mod client;
+mod eval;
 mod http;
 mod load;
 mod real;

@@ -21,7 +21,7 @@ pub use needle::{
 };
 pub use occupancy::{OccupancyRow, converting_bytes, occupancy, occupancy_markdown};
 pub use offline::{Load, Row, offline};
-pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality};
+pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality, with_dense};
 pub use served::{Answer, Bounds, Failure, Failures, Goodput, Served};
 pub use stats::Spread;
 pub use table::Table;

@@ -39,7 +39,7 @@ pub struct Sentence {
     pub answer: Vec<u32>,
 }
 
-/// A text that hides a sentence; question and answer are decoded, what is before them is the prompt.
+/// A text that hides a sentence; question and answer are decoded, what is before is the prompt.
 #[derive(Clone, Debug)]
 pub struct Needle {
     /// Part of the text before the sentence.
@@ -213,7 +213,7 @@ fn score(answers: impl Iterator<Item = (Answer, bool)>) -> Score {
 
 /// The rows as a Markdown table.
 pub fn needle_markdown(rows: &[NeedleRow]) -> String {
-    let mut text = String::from("| cache | log-probability a token | answered | of f16's |");
+    let mut text = String::from("| cache | log-probability a token | answered | kept |");
     let depths: &[DepthScore] = rows.first().map_or(&[], |row| &row.depths);
     for DepthScore { depth, .. } in depths {
         let _ = write!(text, " depth {depth} |");
@@ -297,7 +297,7 @@ mod tests {
         };
         for (tops, likeliest, log_prob) in [
             ([0, 2, 0, 1], true, 0.5_f64.ln()),
-            ([0, 2, 1, 1], false, (0.5_f64.ln() + 0.25_f64.ln()) / 2.0),
+            ([0, 2, 1, 1], false, f64::midpoint(0.5_f64.ln(), 0.25_f64.ln())),
         ] {
             let mut answer = Answer { log_prob: 0.0, all_likeliest: true };
             for (position, top) in (6..10).zip(tops) {

@@ -31,17 +31,12 @@ pub struct Candidate {
     pub shape: CacheShape,
 }
 
-impl Candidate {
-    /// The 16-bit cache of the same layers, which all are measured against.
-    pub(crate) fn dense(&self) -> Self {
-        let shape = CacheShape::dense(self.shape.layers.iter().map(|layer| layer.shape));
-        Self { name: "f16".to_owned(), shape }
-    }
-}
-
-/// The 16-bit cache and the candidates behind it.
-pub(crate) fn with_dense(candidates: &[Candidate]) -> Result<Vec<Candidate>> {
-    let dense = candidates.first().context("no preset is named")?.dense();
+/// The 16-bit cache of the same layers, which all are measured against, and the candidates behind
+/// it.
+pub fn with_dense(candidates: &[Candidate]) -> Result<Vec<Candidate>> {
+    let layers = &candidates.first().context("no preset is named")?.shape.layers;
+    let shape = CacheShape::dense(layers.iter().map(|layer| layer.shape));
+    let dense = Candidate { name: "f16".to_owned(), shape };
     Ok(std::iter::once(dense).chain(candidates.iter().cloned()).collect())
 }
 
