@@ -2,7 +2,7 @@
 //!
 //! Contexts are prefixes of one encoded sequence and groups the first of sixteen query heads, so
 //! f64 is computed once a context and head. One result is compared with it, and whatever batch,
-//! group and path compute the same query must give that result's bits. About 150 s of two cores,
+//! group and path compute the same query must give that result's bits. About 310 s of CPU time,
 //! three quarters of them plain Rust with its checks.
 
 use half::f16;
