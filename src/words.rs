@@ -30,9 +30,11 @@ impl Words {
         let template = match source {
             Some((text, tokens)) => {
                 let template = ChatTemplate::new(&text, tokens);
-                Some(Arc::new(
-                    template.with_context(|| format!("{}: chat template", files.name()))?,
-                ))
+                let place = || match files.gguf() {
+                    Some(gguf) => gguf.file().to_owned(),
+                    None => files.folder().display().to_string(),
+                };
+                Some(Arc::new(template.with_context(place)?))
             }
             None => None,
         };
@@ -67,7 +69,7 @@ fn from_gguf(gguf: &Gguf, folder: &Path) -> Result<Tokenizer> {
         add_eos: gguf.bool("tokenizer.ggml.add_eos_token"),
         add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix"),
     };
-    Tokenizer::from_gguf(vocab).with_context(|| format!("{}: vocabulary", gguf.file()))
+    Tokenizer::from_gguf(vocab).with_context(|| gguf.file().to_owned())
 }
 
 fn gguf_template(gguf: &Gguf) -> Option<(String, TemplateTokens)> {

@@ -27,7 +27,7 @@ impl ModelFiles {
             let view = self.tensor(name)?;
             if view.shape != shape {
                 return Err(Error::Shape {
-                    file: self.name().into(),
+                    file: self.config_file().into(),
                     tensor: name.into(),
                     found: view.shape,
                     expected: shape.into(),
@@ -37,7 +37,8 @@ impl ModelFiles {
             progress(done.min(total), total);
             Ok(view)
         };
-        let decoder = Loader { spec: &spec, take: &mut take }.decoder()?;
+        let decoder =
+            Loader { spec: &spec, file: self.config_file(), take: &mut take }.decoder()?;
         progress(total, total);
         Ok(decoder)
     }
@@ -48,7 +49,7 @@ impl ModelFiles {
         let spec = self.spec()?;
         let dummy = Dummy::new(seed, self.config().output.torch_dtype.as_deref());
         let mut take = |name: &str, shape: &[usize]| Ok(dummy.tensor(name, shape));
-        Loader { spec: &spec, take: &mut take }.decoder()
+        Loader { spec: &spec, file: self.config_file(), take: &mut take }.decoder()
     }
 }
 
@@ -57,11 +58,22 @@ type Take<'a> = dyn FnMut(&str, &[usize]) -> Result<TensorView, Error> + 'a;
 
 struct Loader<'a> {
     spec: &'a DecoderSpec,
+    /// In messages.
+    file: &'a str,
     take: &'a mut Take<'a>,
 }
 
 impl Loader<'_> {
-    fn decoder(mut self) -> Result<Decoder, Error> {
+    fn decoder(self) -> Result<Decoder, Error> {
+        let file = self.file;
+        // What joins the weights knows their shapes, not where they are from.
+        self.joined().map_err(|error| match error {
+            Error::Candle(error) => Error::malformed(file, "weights", error.to_string()),
+            other => other,
+        })
+    }
+
+    fn joined(mut self) -> Result<Decoder, Error> {
         let spec = self.spec;
         let mut rotaries = Vec::new();
         let mut blocks = Vec::new();
@@ -192,7 +204,7 @@ impl Loader<'_> {
         view.f32s().ok_or_else(|| {
             let what =
                 format!("{:?} is not served for a norm or a bias; served: floats", view.dtype);
-            Error::unsupported("weights", format!("tensor {name}"), what)
+            Error::unsupported(self.file, format!("tensor {name}"), what)
         })
     }
 }

@@ -23,6 +23,15 @@ const OUTPUT_BYTES: usize = 16 << 20;
 /// Longest template, bytes. The longest known have about 30 thousand.
 const TEMPLATE_BYTES: usize = 1 << 20;
 
+/// Most words and signs of a template. minijinja recurses at every sign of a chain such as `not
+/// not` or `a + b + c` without a bound of its own, and takes the square of its length in time; this
+/// bounds both. The longest known templates, of 30 thousand bytes, have half as many.
+const TOKENS: usize = 20_000;
+
+/// Stack for reading a template, bytes: four times what the worst one of so many tokens takes. It
+/// is taken for that moment, and only as far as it is used.
+const STACK_BYTES: usize = 64 << 20;
+
 /// Deepest nesting of calls and blocks; minijinja counts a macro call several times.
 const RECURSION: usize = 200;
 
@@ -51,6 +60,17 @@ pub struct RenderOptions {
     pub kwargs: Map<String, Value>,
 }
 
+/// Words and signs of a text, at least as many as the template's code has.
+fn tokens_of(text: &str) -> usize {
+    let word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut in_word = false;
+    let begins = |c: char| {
+        let before = std::mem::replace(&mut in_word, word(c));
+        if word(c) { !before } else { !c.is_whitespace() }
+    };
+    text.chars().map(begins).filter(|begins| *begins).count()
+}
+
 /// A model's chat template.
 ///
 /// It is bounded in steps, nesting and output, but not in the memory of what it computes on the
@@ -68,6 +88,20 @@ impl ChatTemplate {
             let what = format!("it has more than {TEMPLATE_BYTES} bytes");
             return Err(Error::TemplateSyntax(what));
         }
+        if tokens_of(text) > TOKENS {
+            let what = format!("it has more than {TOKENS} words and signs");
+            return Err(Error::TemplateSyntax(what));
+        }
+        let environment = std::thread::scope(|scope| {
+            let reader = std::thread::Builder::new().stack_size(STACK_BYTES);
+            let reader = reader.spawn_scoped(scope, || Self::environment(text));
+            let reader = reader.map_err(|error| Error::TemplateSyntax(error.to_string()))?;
+            reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        Ok(Self { environment, tokens })
+    }
+
+    fn environment(text: &str) -> Result<Environment<'static>, Error> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
@@ -80,7 +114,7 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, words::without_generation_tags(&text))
             .map_err(|error| Error::TemplateSyntax(line(&error.to_string())))?;
-        Ok(Self { environment, tokens })
+        Ok(environment)
     }
 
     /// Renders messages: a list of objects with `role` and `content`.

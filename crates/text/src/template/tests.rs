@@ -195,3 +195,27 @@ fn the_date_is_today() {
     let found = render("{{ strftime_now('%Y-%m-%d') }}", &hi()).unwrap();
     assert_eq!(found, clock::strftime(clock::now(), "%F"));
 }
+
+#[test]
+fn chains_are_read_to_the_limit_and_not_past_it() {
+    // Four braces, a dot and a name a link, one name.
+    let links = (TOKENS - 5) / 2;
+    let chain = |links: usize| format!("{{{{x{}}}}}", ".y".repeat(links));
+    let read = |text: &str| ChatTemplate::new(text, TemplateTokens::default()).map(|_| ());
+    read(&chain(links)).unwrap();
+    let refused = read(&chain(links + 1)).unwrap_err().to_string();
+    assert!(refused.contains("more than 20000 words and signs"), "{refused}");
+    // Each is deeper than a usual stack, and no deeper than that of the reader.
+    for part in ["-", "not ", "x + ", "x and ", "x if y else "] {
+        read(&format!("{{{{ {}x }}}}", part.repeat(6_000 / part.len()))).unwrap();
+    }
+    read(&format!("{{% if x %}}{}{{% endif %}}", "{% elif x %}".repeat(3_300))).unwrap();
+    assert!(read(&"(".repeat(TOKENS + 1)).is_err());
+}
+
+#[test]
+fn words_and_signs_are_counted() {
+    for (text, expected) in [("", 0), ("  a_b1 c", 2), ("a.b|c", 5), ("{{ 'é  é' }}", 8)] {
+        assert_eq!(tokens_of(text), expected, "{text}");
+    }
+}
