@@ -3,14 +3,22 @@
 
 usage: compare-servers.py NAME=http://127.0.0.1:PORT [NAME=URL ...] [--streams 1,8] [--prompt 128,1024]
                           [--output 64] [--repeat 3] [--vocab 40000]
-needs: python3 only. The servers must hold the same model file and be otherwise idle.
+       compare-servers.py --kvant BINARY --llama BINARY --gguf FILE [--gguf FILE ...] [--threads N] [--context 2048]
+                          [--kvant-flags "..."] [--llama-flags "..."] [--out FILE.md] [the same sizes]
+needs: python3 only, and /proc for the second form. The servers must be otherwise idle.
+
+With URLs, the servers run already and hold the same model file. With --gguf, each server is started for each file, one
+at a time, and repeated: from exec to the first token of a prompt of 32; then load by `kvant bench serve`; then its peak
+memory (VmHWM: with the pages of the file that it mapped) and the part of its memory that is no file (RssAnon). The table
+has medians, versions and flags.
 
 Every request is a list of token ids (random by a fixed seed, so no prefix can be reused), greedy, end tokens ignored.
 For S streams started at once: prefill tokens/s = S * prompt / (start to the last first token); decode tokens/s =
 tokens that arrive after the last first token / that time. Servers alternate within each repetition, because the
 machine is noisy; the table shows medians and the ratio of each server to the last one named.
 """
-import argparse, http.client, json, random, statistics, threading, time, urllib.parse
+import argparse, http.client, json, os, pathlib, random, shlex, socket, statistics, subprocess, sys, threading, time
+import urllib.parse
 
 
 def one(url, prompt, output, times, barrier):
@@ -52,14 +60,126 @@ def run(url, streams, length, output, draw, vocab):
     return streams * length / (last_first - start), later / (end - last_first)
 
 
+def first_token(port, server, vocab, patience=600):
+    """Asks for one token until there is one; a server that still loads refuses or says 503."""
+    draw = random.Random(11)
+    body = json.dumps({"model": "", "prompt": [draw.randrange(100, vocab) for _ in range(32)], "max_tokens": 1,
+                       "temperature": 0, "stream": True, "ignore_eos": True})
+    end = time.perf_counter() + patience
+    while time.perf_counter() < end and server.poll() is None:
+        link = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
+        try:
+            link.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+            answer = link.getresponse()
+            if answer.status == 200 and any(line.startswith(b"data: {") for line in answer):
+                return time.perf_counter()
+            if answer.status not in (200, 503):
+                raise SystemExit(f"port {port}: {answer.status} {answer.read()[:300]!r}")
+        except (ConnectionError, http.client.HTTPException):
+            pass
+        finally:
+            link.close()
+        time.sleep(0.002)
+    raise SystemExit(f"{shlex.join(server.args)}: no token within {patience} s; it ended with {server.poll()}")
+
+
+def memory(server):
+    """VmHWM and RssAnon in MiB."""
+    lines = pathlib.Path(f"/proc/{server.pid}/status").read_text().splitlines()
+    found = dict(line.split(":", 1) for line in lines)
+    return [int(found[key].split()[0]) / 1024 for key in ("VmHWM", "RssAnon")]
+
+
+def started(command, port, args, loads):
+    """One server from exec to end: seconds to the first token, memory, and the report of every load."""
+    begin = time.perf_counter()
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        figures = {"exec to first token, s": first_token(port, server, args.vocab) - begin}
+        for number, (streams, length) in enumerate(loads):
+            # A seed a load: a server that keeps prompts must not meet one again.
+            bench = [args.kvant, "bench", "serve", "--url", f"http://127.0.0.1:{port}", "--concurrency", str(streams),
+                     "--requests", str(2 * streams), "--input-tokens", str(length), "--output-tokens", str(args.output),
+                     "--vocab", str(args.vocab), "--seed", str(number + 1), "--json"]
+            done = subprocess.run(bench, capture_output=True, text=True)
+            if done.returncode or json.loads(done.stdout)["errors"]:
+                raise SystemExit(f"{shlex.join(bench)}: {done.stderr.strip() or done.stdout}")
+            report = json.loads(done.stdout)
+            name = f"{streams} × {length}: "
+            figures[name + "output t/s"] = report["output_tokens_per_s"]
+            figures[name + "ttft p50, ms"] = report["ttft_ms"]["p50"]
+            figures[name + "itl p50, ms"] = (report["itl_ms"] or {"p50": 0.0})["p50"]
+        figures["peak memory, MiB"], figures["of it no file, MiB"] = memory(server)
+        return figures
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def version(binary):
+    done = subprocess.run([binary, "--version"], capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip().splitlines()[0]
+
+
+def compare_files(args):
+    threads = ["--threads", str(args.threads)]
+    loads = [(s, length) for s in map(int, args.streams.split(",")) for length in map(int, args.prompt.split(","))]
+    most = str(max(streams for streams, _ in loads))
+    # llama.cpp divides its context among the slots; ours is of one sequence.
+    context = {"kvant": args.context, "llama.cpp": args.context * int(most)}
+    flags = {"kvant": ["--sequences", most, "--context-tokens", str(context["kvant"]), *threads,
+                       *shlex.split(args.kvant_flags)],
+             "llama.cpp": ["-np", most, "-c", str(context["llama.cpp"]), *threads, *shlex.split(args.llama_flags)]}
+    begin = {"kvant": [args.kvant, "serve", "--model"], "llama.cpp": [args.llama, "--model"]}
+    rows = []
+    for gguf in args.gguf:
+        seen = {name: [] for name in flags}
+        for _ in range(args.repeat):
+            for name in flags:
+                with socket.socket() as free:
+                    free.bind(("127.0.0.1", 0))
+                    port = free.getsockname()[1]
+                command = [*begin[name], gguf, "--port", str(port), *flags[name]]
+                seen[name].append(started(command, port, args, loads))
+        for key in seen["kvant"][0]:
+            mid = {name: statistics.median(figures[key] for figures in runs) for name, runs in seen.items()}
+            ratio = f"{mid['kvant'] / mid['llama.cpp']:.2f}" if mid["llama.cpp"] else "-"
+            cells = [os.path.basename(gguf), key, *(f"{value:.2f}" for value in mid.values()), ratio]
+            rows.append("| " + " | ".join(cells) + " |")
+    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    lines = [f"- {name}: {version(begin[name][0])}; flags `{shlex.join(flags[name])}`" for name in flags]
+    lines += [f"- {cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; medians of {args.repeat} starts each",
+              f"- S × L: S streams at once of prompts of L random token ids, {args.output} tokens each", "",
+              "| model | figure | " + " | ".join(flags) + " | ratio |", "|---|---|--:|--:|--:|", *rows]
+    text = "\n".join(lines) + "\n"
+    pathlib.Path(args.out).write_text(text) if args.out else sys.stdout.write(text)
+
+
 def main():
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("servers", nargs="+")
+    parse.add_argument("servers", nargs="*")
+    parse.add_argument("--gguf", action="append", default=[])
+    parse.add_argument("--threads", type=int, default=os.cpu_count())
+    parse.add_argument("--context", type=int, default=2048)
+    for name in ["kvant", "llama", "out"]:
+        parse.add_argument(f"--{name}")
+    for name in ["kvant-flags", "llama-flags"]:
+        parse.add_argument(f"--{name}", default="")
     for name, default in [("streams", "1,8"), ("prompt", "128,1024")]:
         parse.add_argument(f"--{name}", default=default)
     for name, default in [("output", 64), ("repeat", 3), ("vocab", 40000)]:
         parse.add_argument(f"--{name}", type=int, default=default)
     args = parse.parse_args()
+    if args.gguf:
+        if args.servers or not (args.kvant and args.llama):
+            parse.error("--gguf needs --kvant and --llama, and no URLs")
+        return compare_files(args)
+    if not args.servers:
+        parse.error("give NAME=URL of servers, or --gguf with --kvant and --llama")
     servers = dict(server.split("=", 1) for server in args.servers)
     reference = list(servers)[-1]
     draw = random.Random(7)

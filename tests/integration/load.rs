@@ -178,7 +178,7 @@ fn failures_are_counted_by_kind() {
     let url =
         stub(move |path, number| if path.contains("models") { MODELS } else { answers[number] });
     let count = answers.len() - 1;
-    let flags = format!("-n {count} -c 1 --timeout 1 --output-tokens 2 --json --goodput itl:60000");
+    let flags = format!("-n {count} -c 1 --timeout 3 --output-tokens 2 --json --goodput itl:60000");
     let output = load(&url, &flags);
     assert!(output.status.success(), "{output:?}");
     let report = report(&output);
