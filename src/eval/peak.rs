@@ -13,6 +13,10 @@ use kvant_models::Decoder;
 use super::report::{Converting, ConvertingRow};
 use crate::machine;
 
+/// Above so many bytes glibc is to give freed memory back at once. On its own it keeps some, more or
+/// less of it as threads happen to run, and the peak is no longer of what is in use.
+const GIVEN_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
+
 /// One row a cache, each by this program with the same flags and `--peak-of` behind them.
 pub(super) fn converting(
     caches: &[Candidate],
@@ -33,7 +37,7 @@ pub(super) fn converting(
 fn ask(index: usize) -> Result<u64> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(std::env::args_os().skip(1)).args(["--peak-of", &index.to_string()]);
-    let output = command.stdin(Stdio::null()).output()?;
+    let output = command.env(GIVEN_BACK.0, GIVEN_BACK.1).stdin(Stdio::null()).output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the process that measures memory failed: {error}");
     let text = String::from_utf8_lossy(&output.stdout);
