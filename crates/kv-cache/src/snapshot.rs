@@ -41,8 +41,8 @@ impl PageStore {
     }
 
     /// Writes an exported sequence to `row`'s pages and tail and returns its length. Nothing is
-    /// changed if it is refused; one of another
-    /// signature with a line in the log, as it costs the time that it was to save.
+    /// changed if it is refused; another signature leaves a line in the log, as it costs the time
+    /// that the import was to save.
     pub fn import(&mut self, row: Row<'_>, bytes: &[u8]) -> Result<usize, Error> {
         let word = |at: usize| -> Option<u64> {
             Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
