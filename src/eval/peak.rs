@@ -13,8 +13,8 @@ use kvant_models::Decoder;
 use super::report::{Converting, ConvertingRow};
 use crate::machine;
 
-/// Above so many bytes glibc is to give freed memory back at once. On its own it keeps some, more or
-/// less of it as threads happen to run, and the peak is no longer of what is in use.
+/// From so many bytes on glibc is to give freed memory back at once. On its own it keeps some, more
+/// or less as threads happen to run, and the peak is not of what is in use.
 const GIVEN_BACK: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "131072");
 
 /// One row a cache, each by this program with the same flags and `--peak-of` behind them.
