@@ -10,7 +10,6 @@ mod sse;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,7 +21,7 @@ use kvant_bench::{Answer, Failure, Served, random};
 use serde_json::json;
 
 use crate::cli::ClientArgs;
-use crate::progress;
+use crate::{progress, text};
 use plan::{Plan, Source};
 use request::Server;
 
@@ -30,9 +29,6 @@ pub(crate) use plan::{Endpoint, Prompts, Span};
 
 /// Most requests under way at once, whatever the rate: each has a thread and a connection.
 pub(crate) const STREAMS: u32 = 1024;
-
-/// Largest text for prompts, bytes.
-const TEXT_BYTES: u64 = 64 << 20;
 
 /// What became of a request.
 type Outcome = Result<Answer, Failure>;
@@ -77,13 +73,7 @@ fn source(args: &ClientArgs) -> Result<Source> {
 }
 
 fn words_of(path: &Path) -> Result<Vec<String>> {
-    let size = fs::metadata(path).with_context(|| format!("{}", path.display()))?.len();
-    if size > TEXT_BYTES {
-        bail!("{}: has more than {TEXT_BYTES} bytes", path.display());
-    }
-    let text = fs::read_to_string(path);
-    let text = text.with_context(|| format!("{}: cannot be read as UTF-8", path.display()))?;
-    let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+    let words: Vec<String> = text::read(path)?.split_whitespace().map(str::to_owned).collect();
     if words.is_empty() {
         bail!("{}: has no words", path.display());
     }

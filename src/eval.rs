@@ -19,11 +19,8 @@ use kvant_text::Tokenizer;
 use crate::cli::EvalArgs;
 use crate::config::CacheConfig;
 use crate::words::Words;
-use crate::{facts, load, machine, progress};
+use crate::{facts, load, machine, progress, text};
 use report::{NeedleTable, QualityTable, Report};
-
-/// Largest text, bytes.
-const TEXT_BYTES: u64 = 64 << 20;
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     let config = args.settings.config()?;
@@ -115,13 +112,7 @@ fn candidates(args: &EvalArgs, cache: &CacheConfig, spec: &DecoderSpec) -> Resul
 /// The text, which must be as long as the windows need it.
 fn tokens(args: &EvalArgs, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let path = &args.text;
-    let size = fs::metadata(path).with_context(|| format!("{}", path.display()))?.len();
-    if size > TEXT_BYTES {
-        bail!("{}: has more than {TEXT_BYTES} bytes", path.display());
-    }
-    let text = fs::read_to_string(path);
-    let text = text.with_context(|| format!("{}: cannot be read as UTF-8", path.display()))?;
-    let tokens = tokenizer.encode(&text, false)?;
+    let tokens = tokenizer.encode(&text::read(path)?, false)?;
     let needed = longest(args) * args.windows as usize;
     if tokens.len() < needed {
         bail!(

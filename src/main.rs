@@ -16,6 +16,7 @@ mod measure;
 mod progress;
 mod serve;
 mod session;
+mod text;
 mod words;
 
 use std::process::ExitCode;

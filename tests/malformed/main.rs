@@ -6,7 +6,6 @@
 
 mod draw;
 mod gguf;
-mod memory;
 mod road;
 mod safetensors;
 
@@ -30,6 +29,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use draw::Draw;
+use peak_alloc::PeakAlloc;
 use road::Wrong;
 
 /// Files of every kind of damage.
@@ -46,6 +46,15 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// Forgets the peak; returns the bytes that are taken now.
+fn mark() -> usize {
+    ALLOCATOR.reset_peak_usage();
+    ALLOCATOR.current_usage()
+}
+
 /// What became of a corpus.
 #[derive(Debug, Default)]
 struct Tally {
@@ -59,9 +68,9 @@ struct Tally {
 /// Walks the road with a model and checks what is promised of every file; `name` says which it is.
 fn check(path: &Path, name: &str, tally: &mut Tally) {
     let _turn = turn();
-    let (start, before) = (Instant::now(), memory::mark());
+    let (start, before) = (Instant::now(), mark());
     let walked = catch_unwind(AssertUnwindSafe(|| road::walk(path)));
-    let (time, taken) = (start.elapsed(), memory::peak().saturating_sub(before));
+    let (time, taken) = (start.elapsed(), ALLOCATOR.peak_usage().saturating_sub(before));
     let Ok(walked) = walked else { panic!("{name}: a panic; {} is kept", path.display()) };
     assert!(taken <= BYTES, "{name}: {taken} bytes were taken");
     assert!(time <= PATIENCE, "{name}: {time:?}");
@@ -98,9 +107,9 @@ fn refused_by_inspect(path: &Path) {
 #[test]
 fn memory_is_counted() {
     let _turn = turn();
-    let before = memory::mark();
+    let before = mark();
     drop(std::hint::black_box(vec![1_u8; BYTES]));
-    assert!(memory::peak() - before >= BYTES / 2);
+    assert!(ALLOCATOR.peak_usage() - before >= BYTES);
 }
 
 #[test]

@@ -160,6 +160,17 @@ fn prompts_longer_than_staging_do_not_depend_on_neighbours_chunks_or_preemption(
 }
 
 #[test]
+fn one_tile_of_staging_is_enough() {
+    let start = |step_tokens| start_on(AttentionRoad::Fused, "tq3", (200, 64), step_tokens, 16);
+    let numbers = [3, 4, 8, 15];
+    let whole_pages = outputs(&start(512), &numbers);
+    assert_eq!(outputs(&start(16), &numbers), whole_pages, "chunks of sixteen");
+    let staged = outputs(&start_on(AttentionRoad::Fused, "tq3", (200, 512), 512, 16), &numbers);
+    assert_eq!(staged[0], whole_pages[0], "52 tokens fit a tile");
+    assert_ne!(staged[1..], whole_pages[1..], "pages read packed leave a trace");
+}
+
+#[test]
 fn the_reference_road_has_the_probabilities_of_the_fused_one() {
     for preset in ["f16", "auto", "tq3"] {
         let [fused, reference] = [AttentionRoad::Fused, AttentionRoad::Reference].map(|road| {

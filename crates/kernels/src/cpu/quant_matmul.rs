@@ -1,9 +1,9 @@
 //! `quant_matmul`: rows of activations times weights that stay in the blocks of a GGUF file.
 //!
 //! Activations are rounded to eight bits, in blocks of 32; `quant_matmul_fine` rounds what that
-//! leaves out again, for about fifteen. Sums of codes are exact integers, and
-//! blocks are added up in their order: a row's result depends neither on the other rows nor on the
-//! threads nor on the instructions of the processor.
+//! leaves out again, for about fifteen. Sums of codes are exact integers, and blocks are added up
+//! in their order: a row's result depends neither on the other rows nor on the threads nor on the
+//! instructions of the processor.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
