@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
 """Measure prefill and decode speed of OpenAI-compatible servers, side by side, by one hand.
 
-usage: compare-servers.py NAME=http://127.0.0.1:PORT [NAME=URL ...] [--streams 1,8] [--prompt 128,1024]
+usage: compare-servers.py NAME=http://127.0.0.1:PORT [NAME=URL ...] [--loads 1x128,1x1024,8x128]
                           [--output 64] [--repeat 3] [--vocab 40000]
        compare-servers.py --kvant BINARY --llama BINARY --gguf FILE [--gguf FILE ...] [--threads N] [--context 2048]
-                          [--kvant-flags "..."] [--llama-flags "..."] [--out FILE.md] [the same sizes]
+                          [--kvant-flags "..."] [--llama-flags "..."] [--out FILE.md] [and the above]
 needs: python3 only, and /proc for the second form. The servers must be otherwise idle.
 
 With URLs, the servers run already and hold the same model file. With --gguf, each server is started for each file, one
-at a time, and repeated: from exec to the first token of a prompt of 32; then load by `kvant bench serve`; then its peak
-memory (VmHWM: with the pages of the file that it mapped) and the part of its memory that is no file (RssAnon). The table
-has medians, versions and flags.
+at a time, and repeated: from exec to the first token of a prompt of 32; then the loads; then its peak memory (VmHWM: with
+the pages of the file that it mapped) and the part of its memory that is no file (RssAnon). The table has medians, versions
+and flags.
 
-Every request is a list of token ids (random by a fixed seed, so no prefix can be reused), greedy, end tokens ignored.
-For S streams started at once: prefill tokens/s = S * prompt / (start to the last first token); decode tokens/s =
+A load is STREAMSxPROMPT. Every request is a list of token ids (random by a fixed seed, so no prefix can be reused), greedy,
+end tokens ignored. For S streams started at once: prefill tokens/s = S * prompt / (start to the last first token); decode tokens/s =
 tokens that arrive after the last first token / that time. Servers alternate within each repetition, because the
 machine is noisy; the table shows medians and the ratio of each server to the last one named.
 """
@@ -96,19 +96,11 @@ def started(command, port, args, loads):
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         figures = {"exec to first token, s": first_token(port, server, args.vocab) - begin}
-        for number, (streams, length) in enumerate(loads):
-            # A seed a load: a server that keeps prompts must not meet one again.
-            bench = [args.kvant, "bench", "serve", "--url", f"http://127.0.0.1:{port}", "--concurrency", str(streams),
-                     "--requests", str(2 * streams), "--input-tokens", str(length), "--output-tokens", str(args.output),
-                     "--vocab", str(args.vocab), "--seed", str(number + 1), "--json"]
-            done = subprocess.run(bench, capture_output=True, text=True)
-            if done.returncode or json.loads(done.stdout)["errors"]:
-                raise SystemExit(f"{shlex.join(bench)}: {done.stderr.strip() or done.stdout}")
-            report = json.loads(done.stdout)
-            name = f"{streams} × {length}: "
-            figures[name + "output t/s"] = report["output_tokens_per_s"]
-            figures[name + "ttft p50, ms"] = report["ttft_ms"]["p50"]
-            figures[name + "itl p50, ms"] = (report["itl_ms"] or {"p50": 0.0})["p50"]
+        draw = random.Random(7)
+        for streams, length in loads:
+            prefill, decode = run(f"http://127.0.0.1:{port}", streams, length, args.output, draw, args.vocab)
+            figures[f"{streams} × {length}: prefill t/s"] = prefill
+            figures[f"{streams} × {length}: decode t/s"] = decode
         figures["peak memory, MiB"], figures["of it no file, MiB"] = memory(server)
         return figures
     finally:
@@ -127,7 +119,7 @@ def version(binary):
 
 def compare_files(args):
     threads = ["--threads", str(args.threads)]
-    loads = [(s, length) for s in map(int, args.streams.split(",")) for length in map(int, args.prompt.split(","))]
+    loads = args.loads
     most = str(max(streams for streams, _ in loads))
     # llama.cpp divides its context among the slots; ours is of one sequence.
     context = {"kvant": args.context, "llama.cpp": args.context * int(most)}
@@ -153,7 +145,7 @@ def compare_files(args):
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     lines = [f"- {name}: {version(begin[name][0])}; flags `{shlex.join(flags[name])}`" for name in flags]
     lines += [f"- {cpu}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; medians of {args.repeat} starts each",
-              f"- S × L: S streams at once of prompts of L random token ids, {args.output} tokens each", "",
+              f"- S × L: S streams at once, each a prompt of L random token ids and {args.output} tokens out", "",
               "| model | figure | " + " | ".join(flags) + " | ratio |", "|---|---|--:|--:|--:|", *rows]
     text = "\n".join(lines) + "\n"
     pathlib.Path(args.out).write_text(text) if args.out else sys.stdout.write(text)
@@ -169,11 +161,11 @@ def main():
         parse.add_argument(f"--{name}")
     for name in ["kvant-flags", "llama-flags"]:
         parse.add_argument(f"--{name}", default="")
-    for name, default in [("streams", "1,8"), ("prompt", "128,1024")]:
-        parse.add_argument(f"--{name}", default=default)
+    parse.add_argument("--loads", default="1x128,1x1024,8x128")
     for name, default in [("output", 64), ("repeat", 3), ("vocab", 40000)]:
         parse.add_argument(f"--{name}", type=int, default=default)
     args = parse.parse_args()
+    args.loads = [tuple(map(int, load.split("x"))) for load in args.loads.split(",")]
     if args.gguf:
         if args.servers or not (args.kvant and args.llama):
             parse.error("--gguf needs --kvant and --llama, and no URLs")
@@ -188,16 +180,15 @@ def main():
     print("| streams | prompt | " + " | ".join(f"{name}: prefill t/s | decode t/s" for name in servers)
           + " | " + " | ".join(f"{name} / {reference}: prefill | decode" for name in servers if name != reference) + " |")
     print("|---" * (2 + 2 * len(servers) + 2 * (len(servers) - 1)) + "|")
-    for streams in map(int, args.streams.split(",")):
-        for length in map(int, args.prompt.split(",")):
-            seen = {name: [] for name in servers}
-            for _ in range(args.repeat):
-                for name, url in servers.items():
-                    seen[name].append(run(url, streams, length, args.output, draw, args.vocab))
-            mid = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in seen.items()}
-            cells = [f"{value:.1f}" for name in servers for value in mid[name]]
-            cells += [f"{mid[name][i] / mid[reference][i]:.2f}" for name in servers if name != reference for i in (0, 1)]
-            print(f"| {streams} | {length} | " + " | ".join(cells) + " |", flush=True)
+    for streams, length in args.loads:
+        seen = {name: [] for name in servers}
+        for _ in range(args.repeat):
+            for name, url in servers.items():
+                seen[name].append(run(url, streams, length, args.output, draw, args.vocab))
+        mid = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in seen.items()}
+        cells = [f"{value:.1f}" for name in servers for value in mid[name]]
+        cells += [f"{mid[name][i] / mid[reference][i]:.2f}" for name in servers if name != reference for i in (0, 1)]
+        print(f"| {streams} | {length} | " + " | ".join(cells) + " |", flush=True)
 
 
 main()
