@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use crate::Error;
 
@@ -49,6 +51,22 @@ impl Bytes {
         let range = self.range.start + range.start..self.range.start + range.end;
         Some(Self { source: self.source.clone(), range })
     }
+
+    /// Gives the memory of a mapped range back to the system; what is read again comes from the
+    /// file again. For weights that were copied: they would count twice.
+    #[cfg_attr(unix, expect(unsafe_code, reason = "advice that drops pages is unsafe in general"))]
+    pub(crate) fn release(&self) {
+        #[cfg(unix)]
+        if let Source::Mapped(map) = &self.source {
+            let (start, length) = (self.range.start, self.range.len());
+            // SAFETY: the mapping is read-only and of a file, so nothing is lost: whoever still
+            // reads the range gets the same bytes.
+            let advised =
+                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, length) };
+            // A system that refuses keeps the pages; nothing else changes.
+            drop(advised);
+        }
+    }
 }
 
 impl From<Vec<u8>> for Bytes {
@@ -73,6 +91,29 @@ impl Deref for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn released_bytes_leave_memory_and_can_be_read_again() {
+        let path = std::env::temp_dir().join(format!("kvant-released-{}", std::process::id()));
+        let content: Vec<u8> = (0..1 << 20).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let bytes = Bytes::map(&path).unwrap();
+        // The kilobytes of this mapping that are in memory.
+        let resident = || {
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let own = maps.split_once(path.to_str().unwrap()).unwrap().1;
+            let line = own.lines().find(|line| line.starts_with("Rss:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap()
+        };
+        assert_eq!(&*bytes, content);
+        assert_eq!(resident(), 1024);
+        bytes.slice(512 << 10..1 << 20).unwrap().release();
+        assert_eq!(resident(), 512);
+        assert_eq!(&*bytes, content);
+        Bytes::from(vec![1, 2]).release();
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn slices_share_and_stay_within_bounds() {

@@ -110,7 +110,7 @@ struct Part {
 enum Stored {
     /// As in the file, usually mapped: `[out, in]`.
     Float(WeightDtype, Bytes),
-    /// A copy of the blocks, repacked for the product.
+    /// A copy of the blocks, repacked for the product; the file's own leave memory.
     Blocks(PackedWeights),
 }
 
@@ -137,7 +137,9 @@ impl Part {
             views => views.iter().map(|view| &*view.bytes).collect::<Vec<_>>().concat().into(),
         };
         let weights = if let Some(format) = view.dtype.block_format() {
-            Stored::Blocks(PackedWeights::new(format, &bytes, input, output))
+            let packed = PackedWeights::new(format, &bytes, input, output);
+            views.iter().for_each(|view| view.bytes.release());
+            Stored::Blocks(packed)
         } else if bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             Stored::Float(view.dtype, bytes)
         } else {
