@@ -27,7 +27,7 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
     load::prepare(&config, true)?;
     let opened = load::open(&config)?;
     let spec = opened.files.spec()?;
-    check(args, &spec)?;
+    check(args, &config.cache, &spec)?;
     let candidates = candidates(args, &config.cache, &spec)?;
     let caches = with_dense(&candidates)?;
     if let Some(index) = args.peak_of {
@@ -64,13 +64,20 @@ pub(crate) fn run(args: &EvalArgs) -> Result<()> {
 }
 
 /// What can be refused before anything is read.
-fn check(args: &EvalArgs, spec: &DecoderSpec) -> Result<()> {
+fn check(args: &EvalArgs, cache: &CacheConfig, spec: &DecoderSpec) -> Result<()> {
     let context = longest(args);
     if context > spec.context {
         bail!("--context is {context}, the model was made for {} tokens", spec.context);
     }
     if let Some(batch) = args.batch.iter().find(|batch| **batch > args.windows) {
         bail!("--batch is {batch}, but --windows is {}; raise --windows", args.windows);
+    }
+    let CacheConfig { key_bits, value_bits, bits, layers, .. } = cache;
+    if *key_bits != 0 || *value_bits != 0 || !bits.is_empty() || !layers.is_empty() {
+        bail!(
+            "kvant eval compares presets; write --presets k3v8 for 3 and 8 bits, without {}",
+            "--k-bits, --v-bits, --kv-bits and cache.layers"
+        );
     }
     if let Some(folder) = &args.report {
         fs::create_dir_all(folder).with_context(|| format!("--report {}", folder.display()))?;

@@ -26,7 +26,7 @@ pub(crate) struct EvalArgs {
     /// Windows at the same time, one table each; above 1 with prompts of different lengths
     #[arg(long, value_delimiter = ',', default_value = "1,8", value_parser = count::<64>)]
     pub(crate) batch: Vec<u32>,
-    /// Presets to compare with the 16-bit cache
+    /// Presets to compare with the 16-bit cache, or widths of keys and values such as k3v8
     #[arg(long, value_delimiter = ',', default_value = "auto,tq8,k8v4,tq4,k4v3,tq3,tq2",
           value_parser = preset)]
     pub(crate) presets: Vec<String>,

@@ -110,6 +110,9 @@ fn what_does_not_fit_is_refused_in_one_line() {
         refused(&[&["eval", "tiny", "--text", &text], flags].concat(), 1, parts);
     };
     eval(&["--context", "64,2049"], &["--context is 2049", "made for 2048"]);
+    for flags in [["--k-bits", "4"], ["--v-bits", "4"], ["--set", "cache.layers=0=f16"]] {
+        eval(&flags, &["compares presets", "--presets k3v8"]);
+    }
     eval(&["--windows", "2"], &["--batch is 8, but --windows is 2"]);
     eval(&["--context", "2048", "--windows", "10000"], &["eval-limits.txt: has ", "20480000"]);
     eval(&["--context", "16"], &["does not fit into a context of 16", "--needles 0"]);

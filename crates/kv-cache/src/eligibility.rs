@@ -80,7 +80,10 @@ pub enum Reason {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WishError {
     /// No preset of this name.
-    #[error("no cache preset {name:?}; there are: auto, f16, tq8, k8v4, tq4, k4v3, tq3, tq2")]
+    #[error(
+        "no cache preset {name:?}; there are: auto, f16, tq8, tq4, tq3, tq2, and kNvM (such as \
+         k8v4) with 2, 3, 4, 6 or 8 bits for keys and values"
+    )]
     Preset {
         /// As written.
         name: String,
@@ -145,11 +148,19 @@ impl FromStr for Preset {
             "auto" => Ok(Self::Auto),
             _ => {
                 let found = PACKED.iter().find(|(known, ..)| *known == name);
-                let found = found.ok_or_else(|| WishError::Preset { name: name.to_owned() })?;
-                Ok(Self::Packed(widths_of(found.1, found.2)))
+                let found = found.map(|(_, keys, values)| widths_of(*keys, *values));
+                let found = found.or_else(|| spelled(name));
+                found.map(Self::Packed).ok_or_else(|| WishError::Preset { name: name.to_owned() })
             }
         }
     }
+}
+
+/// Widths that are spelled out: `k3v8`.
+fn spelled(name: &str) -> Option<Widths> {
+    let (keys, values) = name.strip_prefix('k')?.split_once('v')?;
+    let width = |text: &str| bits(text.parse().ok()?).ok()?;
+    Some(Widths { keys: width(keys)?, values: width(values)? })
 }
 
 /// Reads widths like `4` or `3.5` (keys the lower, values the upper whole number).

@@ -138,7 +138,9 @@ impl Part {
         };
         let weights = if let Some(format) = view.dtype.block_format() {
             let packed = PackedWeights::new(format, &bytes, input, output);
-            views.iter().for_each(|view| view.bytes.release());
+            for view in views {
+                view.bytes.release();
+            }
             Stored::Blocks(packed)
         } else if bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             Stored::Float(view.dtype, bytes)

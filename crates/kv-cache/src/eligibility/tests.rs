@@ -112,6 +112,20 @@ fn scale_rules_have_names() {
 }
 
 #[test]
+fn widths_can_be_spelled_out() {
+    for keys in Width::CACHE {
+        for values in Width::CACHE {
+            let name = format!("k{}v{}", keys.bits(), values.bits());
+            assert_eq!(name.parse(), Ok(Preset::Packed(Widths { keys, values })), "{name}");
+        }
+    }
+    for wrong in ["k8", "v4", "k8v", "kv", "k5v4", "k4v1", "k0v4", "k8v4v4", "k16v16", "K8V4"] {
+        let refused = wrong.parse::<Preset>().unwrap_err().to_string();
+        assert!(refused.contains("kNvM (such as k8v4) with 2, 3, 4, 6 or 8 bits"), "{refused}");
+    }
+}
+
+#[test]
 fn bits_are_those_with_kernels() {
     let pair = |text| average_bits(text).map(|w| (w.keys.bits(), w.values.bits())).ok();
     assert_eq!(pair("3.5"), Some((3, 4)));
