@@ -53,7 +53,7 @@ pub struct Wish {
     pub protect: bool,
     /// Single layers, later ones over earlier ones; no rule changes them.
     pub layers: Vec<(RangeInclusive<usize>, Preset)>,
-    /// Which scale packed pages get; `None`: each width's default.
+    /// Which scale packed pages get; `None`: the default of each side and width.
     pub scale_rule: Option<ScaleRule>,
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use kvant_kernels::PAGE_TOKENS;
-use kvant_turboquant::{PageLayout, ScaleRule, Width, Widths};
+use kvant_turboquant::{PageLayout, ScaleRule, Side, Widths};
 
 use crate::eligibility::Reason;
 
@@ -94,7 +94,7 @@ impl CacheLayer {
 pub struct CacheShape {
     /// One entry a layer.
     pub layers: Vec<CacheLayer>,
-    /// Which scale every packed page gets; `None`: each width's default.
+    /// Which scale every packed page gets; `None`: the default of each side and width.
     pub scale_rule: Option<ScaleRule>,
 }
 
@@ -106,9 +106,10 @@ impl CacheShape {
         Self { layers: layers.into_iter().map(dense).collect(), scale_rule: None }
     }
 
-    /// The scale rule of codes of a width.
-    pub(crate) fn rule(&self, width: Width) -> ScaleRule {
-        self.scale_rule.unwrap_or_else(|| ScaleRule::for_width(width))
+    /// The scale rules of keys and of values of these widths.
+    pub(crate) fn rules(&self, widths: Widths) -> [ScaleRule; 2] {
+        [(Side::Keys, widths.keys), (Side::Values, widths.values)]
+            .map(|(side, width)| self.scale_rule.unwrap_or(ScaleRule::for_side(side, width)))
     }
 
     /// Bytes of one page: keys and values of `PAGE_TOKENS` tokens in all layers.
@@ -149,6 +150,8 @@ pub fn pages_for(tokens: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use kvant_turboquant::Width;
+
     use super::*;
 
     fn shape(layers: &[(usize, usize)]) -> CacheShape {

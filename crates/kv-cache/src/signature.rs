@@ -32,9 +32,7 @@ impl Signature {
         let bytes = levels.flat_map(|level| level.to_le_bytes());
         let rules = |format| match format {
             Format::Dense => None,
-            Format::TurboQuant(widths) => {
-                Some([widths.keys, widths.values].map(|width| shape.rule(width)))
-            }
+            Format::TurboQuant(widths) => Some(shape.rules(widths)),
         };
         let layers =
             shape.layers.iter().map(|layer| (layer.shape, layer.format, rules(layer.format)));

@@ -91,7 +91,7 @@ impl PageStore {
         let layers = shape.layers.iter().enumerate().map(|(index, layer)| match layer.format {
             Format::Dense => LayerPages::Dense(DensePages::new(layer.shape, pages)),
             Format::TurboQuant(widths) => {
-                let rules = [widths.keys, widths.values].map(|width| shape.rule(width));
+                let rules = shape.rules(widths);
                 let spec = PackedSpec { layer: index, shape: layer.shape, widths, rules, seed };
                 LayerPages::Packed(PackedPages::new(spec, pages, tails))
             }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{Side, Width};
+
 /// Factor of the levels `c` that stand for the vector `y`; both in rotated space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScaleRule {
@@ -21,10 +23,13 @@ impl ScaleRule {
     pub const ALL: [Self; 4] = [Self::Plain, Self::Matched, Self::LeastSquares, Self::Unbiased];
 
     /// The rule that the cache uses where nothing else is asked for.
-    pub fn for_width(width: crate::Width) -> Self {
-        match width.bits() {
-            1..=4 => Self::Unbiased,
-            8 => Self::Plain,
+    ///
+    /// A softmax takes the noise of its scores for size, so keys do best with the smallest error;
+    /// the noise of values averages out over tokens, a wrong length does not.
+    pub fn for_side(side: Side, width: Width) -> Self {
+        match (side, width.bits()) {
+            (_, 8) => Self::Plain,
+            (Side::Values, 1..=4) => Self::Unbiased,
             _ => Self::LeastSquares,
         }
     }

@@ -23,7 +23,7 @@ impl Case {
             let key = Key { layer: 4, side, seed: 11 };
             let rotation = if dense { Rotation::dense(dim, key) } else { Rotation::new(dim, key) };
             let width = Width::new(bits).unwrap();
-            Codec::new(rotation, width, ScaleRule::for_width(width))
+            Codec::new(rotation, width, ScaleRule::for_side(side, width))
         };
         let (keys, values) = (codec(Side::Keys), codec(Side::Values));
         let mut normal = Normal::new((dim + 7 * bits + group) as u64);

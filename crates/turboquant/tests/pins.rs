@@ -133,7 +133,7 @@ fn a_haar_rotation_has_the_errors_of_the_hadamard_one() {
     let check = |dim| {
         for bits in 1..=8 {
             // What a rotation changes is the coordinates; rules come after them.
-            let rule = ScaleRule::for_width(width(bits));
+            let rule = ScaleRule::for_side(Side::Keys, width(bits));
             let of = |rotation| mean_error(&Codec::new(rotation, width(bits), rule), 40_000);
             let ratio = of(Rotation::dense(dim, key(9))) / of(Rotation::new(dim, key(9)));
             let off = (ratio - 1.0).abs();

@@ -156,7 +156,7 @@ impl PackedPool {
 
 fn codec(dim: usize, side: Side, width: Width) -> Codec {
     let rotation = Rotation::new(dim, Key { layer: 0, side, seed: 0 });
-    Codec::new(rotation, width, ScaleRule::for_width(width))
+    Codec::new(rotation, width, ScaleRule::for_side(side, width))
 }
 
 /// Which pages a call reads: disjoint sets of random pages, taken one after the other, so that a

@@ -21,7 +21,7 @@ pub(crate) struct Cache {
 
 pub(crate) fn codec(dim: usize, side: Side, width: Width) -> Codec {
     let rotation = Rotation::new(dim, Key { layer: 0, side, seed: 0 });
-    Codec::new(rotation, width, ScaleRule::for_width(width))
+    Codec::new(rotation, width, ScaleRule::for_side(side, width))
 }
 
 pub(crate) fn numbers(count: usize) -> Vec<f32> {

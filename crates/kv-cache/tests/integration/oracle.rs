@@ -90,7 +90,7 @@ impl Oracle {
             let codec = |side, width: Width| {
                 let key = Key { layer: index as u32, side, seed };
                 let rotation = Rotation::new(layer.shape.dim, key);
-                let rule = shape.scale_rule.unwrap_or(ScaleRule::for_width(width));
+                let rule = shape.scale_rule.unwrap_or(ScaleRule::for_side(side, width));
                 Codec::new(rotation, width, rule)
             };
             match layer.format {

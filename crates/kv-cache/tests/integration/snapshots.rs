@@ -134,11 +134,13 @@ fn pages_have_the_scales_of_the_rule() {
         oracle.check(&store, &tokens, row(&[2, 0, 1], 0));
         numbers.push(store.signature().number());
     }
-    // Where every width is asked for by its default's name, the pages are the same.
-    let four = |scale_rule| CacheShape { scale_rule, ..shape(&[(1, 64, (4, 3))]) };
-    let number = |rule| PageStore::new(&four(rule), (1, 1), SEED).signature().number();
-    assert_eq!(number(None), number(Some(ScaleRule::Unbiased)));
-    assert_ne!(number(None), number(Some(ScaleRule::Plain)));
+    // Where the defaults are asked for by name, the pages are the same.
+    let of = |bits, scale_rule| CacheShape { scale_rule, ..shape(&[(1, 64, bits)]) };
+    let number = |bits, rule| PageStore::new(&of(bits, rule), (1, 1), SEED).signature().number();
+    assert_eq!(number((8, 8), None), number((8, 8), Some(ScaleRule::Plain)));
+    for rule in ScaleRule::ALL {
+        assert_ne!(number((4, 3), None), number((4, 3), Some(rule)), "{rule}");
+    }
     numbers.sort_unstable();
     numbers.dedup();
     assert_eq!(numbers.len(), ScaleRule::ALL.len());

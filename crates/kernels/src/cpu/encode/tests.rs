@@ -18,7 +18,7 @@ fn numbers(count: usize) -> Vec<f32> {
 fn codecs(dim: usize, widths: Widths) -> (Codec, Codec) {
     let of = |side, width| {
         let rotation = Rotation::new(dim, Key { layer: 1, side, seed: 4 });
-        Codec::new(rotation, width, ScaleRule::for_width(width))
+        Codec::new(rotation, width, ScaleRule::for_side(side, width))
     };
     (of(Side::Keys, widths.keys), of(Side::Values, widths.values))
 }

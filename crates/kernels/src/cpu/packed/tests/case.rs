@@ -105,10 +105,13 @@ impl Case {
         let mut random = Random(rows.iter().fold(dim as u64, |seed, r| seed * 31 + r.0 as u64));
         let rotation = |side| Rotation::new(dim, Key { layer: 2, side, seed: 9 });
         let rotations = (rotation(Side::Keys), rotation(Side::Values));
-        let codec = |rotation: &Rotation, width| {
-            Codec::new(rotation.clone(), width, ScaleRule::for_width(width))
+        let codec = |rotation: &Rotation, side, width| {
+            Codec::new(rotation.clone(), width, ScaleRule::for_side(side, width))
         };
-        let codecs = (codec(&rotations.0, widths.keys), codec(&rotations.1, widths.values));
+        let codecs = (
+            codec(&rotations.0, Side::Keys, widths.keys),
+            codec(&rotations.1, Side::Values, widths.values),
+        );
         let layout = PageLayout::new(dim, widths);
         let packed: usize = rows.iter().map(|row| row.0 / PAGE_TOKENS).sum();
         let len = packed * PAGE_TOKENS * kv_heads * dim;

@@ -42,7 +42,7 @@ impl Sequence {
         let mut random = Random(dim as u64);
         let codec = |side, width| {
             let rotation = Rotation::new(dim, Key { layer: 2, side, seed: 9 });
-            Codec::new(rotation, width, ScaleRule::for_width(width))
+            Codec::new(rotation, width, ScaleRule::for_side(side, width))
         };
         let codecs = [codec(Side::Keys, widths.keys), codec(Side::Values, widths.values)];
         let layout = PageLayout::new(dim, widths);
