@@ -20,10 +20,16 @@ pub(super) fn needles(
     context: usize,
 ) -> Result<Vec<Needle>> {
     let draws = draws(args.seed, &args.depths, args.needles as usize);
+    // A window is cut out of the text, so it needs the token that begins one before it.
+    let begin = tokenizer.begins_with();
+    let own = context - begin.iter().len();
     let needle = |draw: &Draw| {
-        let room = text.len().saturating_sub(context) as u64 + 1;
+        let room = text.len().saturating_sub(own) as u64 + 1;
         let start = (draw.start % room) as usize;
-        hide(&text[start..], &sentence(tokenizer, draw)?, draw.depth, context)
+        let mut needle = hide(&text[start..], &sentence(tokenizer, draw)?, draw.depth, own)?;
+        needle.window.prompt += begin.iter().len();
+        needle.window.tokens.splice(0..0, begin);
+        Ok(needle)
     };
     draws.iter().map(needle).collect()
 }

@@ -128,6 +128,14 @@ impl Tokenizer {
         self.bos
     }
 
+    /// The token that encoding puts first with `add_special`, if texts of the model begin with one.
+    pub fn begins_with(&self) -> Option<u32> {
+        match self.ends {
+            Ends::Inner => self.bos,
+            Ends::Ids(before, _) => before,
+        }
+    }
+
     pub(crate) fn bytes(&self, id: u32) -> &[u8] {
         self.pieces.get(id)
     }

@@ -106,6 +106,8 @@ fn ends_are_added_as_the_file_says() {
         change(&mut vocab);
         let tokenizer = Tokenizer::from_gguf(vocab).unwrap();
         assert_eq!(tokenizer.encode("ab", true).unwrap(), expected, "{index}");
+        let first = expected.first().copied().filter(|_| [1, 3, 4].contains(&index));
+        assert_eq!(tokenizer.begins_with(), first, "{index}");
         assert!(!tokenizer.encode("ab", false).unwrap().contains(&3), "{index}");
     }
 }

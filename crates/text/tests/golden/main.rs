@@ -217,7 +217,7 @@ fn llama_3_1_gguf() {
 fn qwen_3() {
     let Some(folder) = QWEN.folder() else { return };
     let tokenizer = from_json(&folder);
-    assert_eq!(tokenizer.bos(), None);
+    assert_eq!((tokenizer.bos(), tokenizer.begins_with()), (None, None));
     check_texts("qwen-3", tokenizer, true);
     check_conversations("qwen-3", &template_of(&folder));
 }
@@ -250,7 +250,7 @@ fn deepseek_v3_gguf() {
 fn gemma_3() {
     let Some(folder) = GEMMA.folder() else { return };
     let tokenizer = from_json(&folder);
-    assert_eq!(tokenizer.bos(), Some(2));
+    assert_eq!((tokenizer.bos(), tokenizer.begins_with()), (Some(2), Some(2)));
     check_texts("gemma-3", tokenizer, true);
     check_conversations("gemma-3", &template_of(&folder));
 }
