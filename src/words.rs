@@ -68,6 +68,7 @@ fn from_gguf(gguf: &Gguf, folder: &Path) -> Result<Tokenizer> {
         add_bos: gguf.bool("tokenizer.ggml.add_bos_token"),
         add_eos: gguf.bool("tokenizer.ggml.add_eos_token"),
         add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix"),
+        architecture: gguf.str("general.architecture").map(str::to_owned),
     };
     Tokenizer::from_gguf(vocab).with_context(|| gguf.file().to_owned())
 }

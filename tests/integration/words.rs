@@ -117,6 +117,7 @@ pub(crate) fn tokenizer(files: &ModelFiles) -> Arc<Tokenizer> {
         add_bos: gguf.bool("tokenizer.ggml.add_bos_token"),
         add_eos: gguf.bool("tokenizer.ggml.add_eos_token"),
         add_space_prefix: gguf.bool("tokenizer.ggml.add_space_prefix"),
+        architecture: gguf.str("general.architecture").map(str::to_owned),
     };
     Arc::new(Tokenizer::from_gguf(vocab).unwrap())
 }

@@ -43,6 +43,8 @@ pub struct GgufVocab {
     pub add_eos: Option<bool>,
     /// Whether `llama` texts get a space before; `None`: they do.
     pub add_space_prefix: Option<bool>,
+    /// `general.architecture`: what the file does not say of its tokens follows from it.
+    pub architecture: Option<String>,
 }
 
 /// A vocabulary before its tokenizer: what the kinds differ in.
@@ -148,9 +150,20 @@ fn added(vocab: &GgufVocab) -> Vec<AddedToken> {
         matches!(kind, UNKNOWN | CONTROL | USER_DEFINED) && !text.is_empty() && !filler
     };
     let tokens = vocab.tokens.iter().enumerate().filter(wanted);
-    let added = tokens
-        .map(|(id, text)| AddedToken::from(text.clone(), is_special(vocab, id)).normalized(false));
+    let added = tokens.map(|(id, text)| {
+        let token = AddedToken::from(text.clone(), is_special(vocab, id)).normalized(false);
+        token.rstrip(takes_spaces(vocab, text))
+    });
     added.collect()
+}
+
+/// Whether a token takes the spaces and line ends behind it. Those of Phi-3 do, as its
+/// tokenizer.json says; a GGUF file has no place for it. Phi-4-mini, of the same architecture, has
+/// a vocabulary of the other kind.
+fn takes_spaces(vocab: &GgufVocab, text: &str) -> bool {
+    vocab.kind == "llama"
+        && vocab.architecture.as_deref() == Some("phi3")
+        && !["<unk>", "<s>", "<|endoftext|>"].contains(&text)
 }
 
 /// The model. Every merge must be of two tokens and give a third, or the library would panic.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
+mod families;
 mod fetch;
 mod vocab;
 
