@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Make tests/golden/text/vocabularies/*.json: words of each family, without files of third parties.
+"""Make tests/golden/text/vocabularies/*.json and families.json: words of each family, without files of third parties.
 
 usage: make-family-golden.py [--llama-tokenize BIN]
 needs: pip install transformers==4.57.6 tokenizers==0.22.2 jinja2==3.1.6 sentencepiece==0.2.3 gguf==0.19.0; no network
 
-vocabularies/*.json: small vocabularies of each kind that GGUF files hold, and ids of texts. They are trained here, on this repository's own documents and the texts themselves, with the words, the
-normaliser and the special tokens that each family's published tokenizer has; so nothing of third parties is committed.
-Ids are those of the tokenizers library. Of SentencePiece vocabularies they are checked against SentencePiece itself.
-With --llama-tokenize, every vocabulary but the one without bytes, which it cannot read, is also written as a GGUF file
-and read by llama.cpp; texts of which it makes other ids are printed (it does not compose Qwen's texts).
+vocabularies/*.json: small vocabularies of each kind that GGUF files hold, and ids of texts. They are trained here, on
+this repository's own documents and the texts themselves, with the words, the normaliser and the special tokens of each
+family's published tokenizer. Ids are those of the tokenizers library; of SentencePiece vocabularies they are checked
+against SentencePiece itself. With --llama-tokenize, every vocabulary but the one without bytes, which it cannot read, is
+also written as a GGUF file and read by llama.cpp; texts of which it makes other ids are printed (it does not compose
+Qwen's texts).
+
+families.json: the templates of families/*.jinja, written for this with the constructs of each family's published one,
+rendered for conversations by Jinja as the transformers library sets it up.
 """
 
 import argparse
@@ -267,6 +271,80 @@ def compare(binary, name, vocab, cases):
                 print(f"{name}: {case['text']!r}\n  llama.cpp    {found}\n  tokenizers   {expected}")
 
 
+TOKENS = {
+    "gemma-2": ("<bos>", "<eos>"), "gemma-3": ("<bos>", "<eos>"), "llama-2": ("<s>", "</s>"),
+    "llama-3.2": ("<|begin_of_text|>", "<|eot_id|>"), "mistral-nemo": ("<s>", "</s>"), "phi-3": ("<s>", "<|endoftext|>"),
+    "phi-4-mini": ("<|endoftext|>", "<|endoftext|>"), "qwen2.5": (None, "<|im_end|>"), "qwen3": (None, "<|im_end|>"),
+    "smollm2": ("<|im_start|>", "<|im_end|>"), "smollm3": (None, "<|im_end|>"),
+}
+
+
+def one_call(arguments):
+    return {**golden.call(arguments, None), "tool_calls": golden.call(arguments, None)["tool_calls"][:1]}
+
+
+def conversations():
+    """Those of all templates, and some that only some families' templates take."""
+    user, answer, again, system, tools = golden.USER, golden.ANSWER, golden.AGAIN, golden.SYSTEM, golden.TOOLS
+    modes = {"role": "system", "content": "Be brief. /no_think  "}
+    override = {"role": "system", "content": "Alone. /system_override /think"}
+    own_tools = {**system, "tools": "[{\"name\": \"now\"}]"}
+    parts = {"role": "system", "content": [{"type": "text", "text": "Terse."}]}
+    picture = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": " what? "}]}
+    result = {**golden.TOOL, "content": {"content": 21.5}}
+    listed = {**golden.TOOL, "content": [1, "a", None]}
+    called = one_call(golden.ARGUMENTS)
+    more = {
+        "one call": ([user, called, golden.TOOL], tools, True, False, {}),
+        "one call, answered": ([system, user, called, golden.TOOL, answer, again], tools, True, False, {}),
+        "one call, object": ([user, called, result], tools, True, False, {}),
+        "one call, list": ([user, called, listed], tools, True, False, {}),
+        "bad id": ([user, {**called, "tool_calls": [{**called["tool_calls"][0], "id": "x"}]}], tools, True, False, {}),
+        "tools in system": ([system, user], tools, True, False, {"tools_in_user_message": False}),
+        "date": ([user], None, True, False, {"date_string": "25 Nov 2026"}),
+        "modes": ([modes, user, answer, again], None, True, False, {}),
+        "override": ([override, user], None, True, False, {}),
+        "python tools": ([user], None, True, False, {"python_tools": tools, "xml_tools": tools}),
+        "own tools": ([own_tools, user], None, True, False, {}),
+        "system in parts": ([parts, user], None, True, False, {}),
+        "picture": ([picture], None, True, False, {}),
+        "many turns": ([system] + [user, answer] * 4 + [again], None, True, False, {}),
+        "empty": ([{"role": "user", "content": ""}, {"role": "assistant", "content": ""}], None, False, False, {}),
+        "tool at the end": ([user, golden.TOOL], None, False, False, {}),
+        "tool first": ([golden.TOOL, user], None, True, False, {}),
+        "response as question": ([user, answer, {"role": "user", "content": "<tool_response>x</tool_response>"},
+                                  golden.THOUGHT], None, False, False, {}),
+        "markup": ([{"role": "user", "content": "{{ 1 }} {% if x %} {# c #} <|im_end|>"}], None, True, False, {}),
+    }
+    # What is continued does not depend on the family.
+    same = {name: given for name, given in golden.CONVERSATIONS.items() if not given[3]}
+    return {**same, **more}
+
+
+def templates():
+    plain = lambda messages: [{k: v for k, v in m.items() if v is not None} for m in messages]
+    every, rows = conversations(), []
+    for path in sorted((OUT.parent / "families").glob("*.jinja")):
+        bos, eos = TOKENS[path.stem]
+        tokens = {key: token for key, token in (("bos_token", bos), ("eos_token", eos)) if token}
+        render = golden.snippet(path.read_text(encoding="utf-8"), tokens)
+        cases = {}
+        for name, arguments in every.items():
+            found = golden.case(name, arguments, lambda m, *rest: render(plain(m), *rest), render)
+            cases[name] = {key: found[key] for key in ("text", "raises", "fails", "syntax") if key in found}
+        kinds = [next(iter(case)) for case in cases.values()]
+        print(path.stem, {kind: kinds.count(kind) for kind in sorted(set(kinds))})
+        rows.append({"name": path.stem, "bos": bos, "eos": eos, "cases": cases})
+    keys = ("messages", "tools", "add_generation_prompt", "continue_final_message", "kwargs")
+    listed = [{"name": name, **dict(zip(keys, arguments))} for name, arguments in every.items()]
+    versions = {"transformers": transformers.__version__, "jinja2": golden.VERSIONS["jinja2"]}
+    dump = lambda rows: "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]"
+    text = f'{{"versions": {json.dumps(versions)},\n"conversations": {dump(listed)},\n"templates": {dump(rows)}}}\n'
+    assert json.loads(text)["templates"] == rows
+    (OUT.parent / "families.json").write_text(text, encoding="utf-8")
+    print("families.json", len(text.encode()), "bytes")
+
+
 def write(name, tokenizer, vocab, binary):
     cases = texts(tokenizer)
     lists = {key: value for key, value in vocab.items() if isinstance(value, list)}
@@ -287,6 +365,7 @@ def main():
     parse.add_argument("--llama-tokenize")
     args = parse.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
+    templates()
     for name in BYTE_LEVEL:
         write(name, *byte_level(name), args.llama_tokenize)
     for name in SENTENCE:

@@ -1,12 +1,13 @@
 //! What scripts/make-family-golden.py made: small vocabularies of every kind that GGUF files hold
-//! with the ids of texts.
+//! with the ids of texts, and templates with the constructs of each family's, rendered.
 
+use std::fs;
 use std::sync::Arc;
 
-use kvant_text::{GgufVocab, Tokenizer};
+use kvant_text::{ChatTemplate, GgufVocab, TemplateTokens, Tokenizer};
 use serde_json::Value;
 
-use crate::{golden, ids, none, streamed};
+use crate::{difference, golden, ids, none, root, streamed};
 
 fn texts(value: &Value) -> Vec<String> {
     value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
@@ -76,4 +77,30 @@ fn sentence_piece_vocabularies() {
     for name in ["llama-2", "mistral-v3", "llama-no-bytes", "gemma", "phi-3"] {
         check(name);
     }
+}
+
+#[test]
+fn templates_of_the_families() {
+    let golden = golden("families");
+    let conversations = golden["conversations"].as_array().unwrap();
+    let templates = golden["templates"].as_array().unwrap();
+    assert!(conversations.len() > 40 && templates.len() > 10);
+    let mut wrong = Vec::new();
+    for template in templates {
+        let name = template["name"].as_str().unwrap();
+        let path = root().join(format!("tests/golden/text/families/{name}.jinja"));
+        let token = |key: &str| template[key].as_str().map(str::to_owned);
+        let tokens = TemplateTokens { bos: token("bos"), eos: token("eos") };
+        let read = ChatTemplate::new(&fs::read_to_string(path).unwrap(), tokens);
+        for conversation in conversations {
+            let title = conversation["name"].as_str().unwrap();
+            let mut case = conversation.clone();
+            let result = template["cases"][title].as_object().unwrap();
+            case.as_object_mut().unwrap().extend(result.clone());
+            if let Some(difference) = difference(&read, &case) {
+                wrong.push(format!("{name}: {title}: {difference}"));
+            }
+        }
+    }
+    none(&wrong);
 }
