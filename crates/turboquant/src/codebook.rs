@@ -38,6 +38,11 @@ impl Codebook {
         }
     }
 
+    /// Midpoints of neighbouring levels, ascending; empty for 8 bits.
+    pub fn borders(&self) -> &[f32] {
+        &self.borders
+    }
+
     /// What a kernel's table holds for a code, as one byte: the level plus `offset`. Empty for 7
     /// bits, whose levels need 16, and for 8, which need no table.
     pub fn bytes(&self) -> Vec<i8> {

@@ -82,6 +82,23 @@ impl Rotation {
         matches!(self.matrix, Matrix::Dense(_))
     }
 
+    /// Signs of the Hadamard rotation, 1 or -1 a dimension; `None` if it is a full matrix.
+    pub fn signs(&self) -> Option<&[f32]> {
+        match &self.matrix {
+            Matrix::Hadamard { signs, .. } => Some(signs),
+            Matrix::Dense(_) => None,
+        }
+    }
+
+    /// The matrix of order m in the transform of m·2^k numbers, `[m, m]` of 1 and -1, empty for
+    /// m = 1; `None` if the rotation is a full matrix.
+    pub fn mixing(&self) -> Option<&[f32]> {
+        match &self.matrix {
+            Matrix::Hadamard { transform, .. } => Some(transform.mixing()),
+            Matrix::Dense(_) => None,
+        }
+    }
+
     /// Rotates each vector of `x`, `[count, dim]`.
     pub fn rotate(&self, mut x: Vec<f32>) -> Rotated {
         self.rotate_slice(&mut x);

@@ -34,6 +34,11 @@ impl Hadamard {
         Some(Self { run: dim / order, mixing: paley(order, prime), order, factor })
     }
 
+    /// The matrix of order m, row by row; empty for m = 1.
+    pub(super) fn mixing(&self) -> &[f32] {
+        &self.mixing
+    }
+
     pub(super) fn apply(&self, x: &mut [f32]) {
         x.chunks_exact_mut(self.run).for_each(butterflies);
         if self.order > 1 {
