@@ -4,5 +4,6 @@
 //! never depends on its neighbours or on the number of threads.
 
 pub mod cpu;
+pub mod device;
 
 pub use kvant_turboquant::PAGE_TOKENS;

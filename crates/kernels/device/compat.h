@@ -1,0 +1,138 @@
+// The dialect: one source that Metal and CUDA both compile. Owns every spelling that differs
+// between them; a kernel uses these names and nothing of either language.
+//
+// Rules, each checked by a test (docs/kernels.md says which):
+//  - every pointer and reference says its address space: KV_DEVICE, KV_CONSTANT, KV_GROUP,
+//  KV_THREAD
+//  - group memory is declared by KV_SHARED in an entry point and passed on as KV_GROUP T*
+//  - entry points are no templates; they call templates
+//  - no double, no recursion, no function pointer
+//  - arguments are fields of one struct of 4-byte fields, read one by one
+//  - kv_shuffle* and kv_simd_* are called by all 32 lanes, kv_barrier by all threads of a group
+//  - group memory of another thread is read only behind a kv_barrier (kv_simd_barrier within a
+//  simd)
+// Arithmetic: never contracted (both compilers are told so), so a product and a sum round one by
+// one; where one rounding is wanted, kv_fma says so. Division and root round correctly.
+
+#if defined(__METAL_VERSION__)
+#pragma METAL fp math_mode(safe)
+#pragma METAL fp contract(off)
+#pragma clang fp contract(off)
+#include <metal_stdlib>
+using namespace metal;
+
+#define KV_DEVICE device
+#define KV_CONSTANT constant
+#define KV_GROUP threadgroup
+#define KV_THREAD thread
+#define KV_FN static inline __attribute__((always_inline))
+#define KV_UNROLL _Pragma("clang loop unroll(full)")
+#define KV_TABLE(T, name) constant T name[]
+#ifndef KV_SHARED // the host's metal_stdlib brings its own
+#define KV_SHARED(T, name, n) threadgroup T name[n]
+#endif
+
+#define KV_KERNEL(name, threads) kernel void name
+#define KV_IN(T, name, i) const device T *name [[buffer(i)]]
+#define KV_OUT(T, name, i) device T *name [[buffer(i)]]
+#define KV_ARGS(T, name, i) constant T &name [[buffer(i)]]
+// The end of every list of parameters (it brings its comma), and the first statement of the body.
+#define KV_IDS                                                                                     \
+  , uint3 kv_group [[threadgroup_position_in_grid]], uint kv_tid [[thread_index_in_threadgroup]]
+#define KV_BEGIN const uint kv_lane = kv_tid & 31u, kv_simd = kv_tid >> 5;
+
+typedef ulong kv_size;
+#define kv_barrier() threadgroup_barrier(mem_flags::mem_threadgroup)
+#define kv_simd_barrier() simdgroup_barrier(mem_flags::mem_threadgroup)
+#define kv_shuffle(v, lane) simd_shuffle(v, ushort(lane))
+#define kv_shuffle_xor(v, mask) simd_shuffle_xor(v, ushort(mask))
+#define kv_simd_max(v) simd_max(v)
+KV_FN float kv_exp2(float x) { return exp2(x); }
+KV_FN float kv_tanh(float x) { return tanh(x); }
+KV_FN float kv_sqrt(float x) { return sqrt(x); }
+KV_FN float kv_fma(float a, float b, float c) { return fma(a, b, c); }
+KV_FN float kv_max(float a, float b) { return max(a, b); }
+KV_FN float kv_min(float a, float b) { return min(a, b); }
+KV_FN float kv_nearest_even(float x) { return rint(x); }
+KV_FN uint kv_bits(float x) { return as_type<uint>(x); }
+KV_FN float kv_float(uint x) { return as_type<float>(x); }
+KV_FN float kv_from_half(ushort x) { return float(as_type<half>(x)); }
+KV_FN ushort kv_to_half(float x) { return as_type<ushort>(half(x)); }
+
+#else // CUDA: no header, so that a run-time compiler needs no folder of them
+typedef unsigned char uchar;
+typedef unsigned short ushort;
+typedef unsigned int uint;
+typedef unsigned long long kv_size;
+
+#define KV_DEVICE
+#define KV_CONSTANT const
+#define KV_GROUP
+#define KV_THREAD
+#define KV_FN static __device__ __forceinline__
+#define KV_UNROLL _Pragma("unroll")
+#define KV_TABLE(T, name) static __device__ constexpr T name[]
+#define KV_SHARED(T, name, n) __shared__ T name[n]
+
+#define KV_KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#define KV_IN(T, name, i) const T *__restrict__ name
+#define KV_OUT(T, name, i) T *__restrict__ name
+#define KV_ARGS(T, name, i) const T name
+#define KV_IDS
+#define KV_BEGIN                                                                                   \
+  const uint3 kv_group = blockIdx;                                                                 \
+  const uint kv_tid = threadIdx.x, kv_lane = kv_tid & 31u, kv_simd = kv_tid >> 5;                  \
+  (void)kv_group, (void)kv_tid, (void)kv_lane, (void)kv_simd;
+
+#define kv_barrier() __syncthreads()
+#define kv_simd_barrier() __syncwarp()
+#define kv_shuffle(v, lane) __shfl_sync(0xffffffffu, v, lane)
+#define kv_shuffle_xor(v, mask) __shfl_xor_sync(0xffffffffu, v, mask)
+KV_FN float kv_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+KV_FN float kv_tanh(float x) { return tanhf(x); }
+KV_FN float kv_sqrt(float x) { return __fsqrt_rn(x); }
+KV_FN float kv_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+KV_FN float kv_max(float a, float b) { return fmaxf(a, b); }
+KV_FN float kv_min(float a, float b) { return fminf(a, b); }
+KV_FN float kv_nearest_even(float x) { return rintf(x); }
+KV_FN uint kv_bits(float x) { return __float_as_uint(x); }
+KV_FN float kv_float(uint x) { return __uint_as_float(x); }
+KV_FN float kv_from_half(ushort x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+  return y;
+}
+KV_FN ushort kv_to_half(float x) {
+  ushort y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+  return y;
+}
+KV_FN float kv_simd_max(float v) {
+  KV_UNROLL
+  for (uint mask = 16; mask > 0; mask >>= 1) v = fmaxf(v, kv_shuffle_xor(v, mask));
+  return v;
+}
+#endif
+
+// The type of activations: 0 is f32, 1 is f16, 2 is bf16. All 16-bit numbers travel as ushort.
+#if KV_TYPE == 0
+typedef float kv_t;
+KV_FN float kv_load(kv_t x) { return x; }
+KV_FN kv_t kv_store(float x) { return x; }
+#elif KV_TYPE == 1
+typedef ushort kv_t;
+KV_FN float kv_load(kv_t x) { return kv_from_half(x); }
+KV_FN kv_t kv_store(float x) { return kv_to_half(x); }
+#else
+typedef ushort kv_t;
+KV_FN float kv_load(kv_t x) { return kv_float(uint(x) << 16); }
+KV_FN kv_t kv_store(float x) { // to nearest, ties to even; a NaN stays one
+  const uint bits = kv_bits(x), even = (bits >> 16) & 1u;
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return kv_t(nan ? (bits >> 16) | 64u : (bits + 0x7fffu + even) >> 16);
+}
+#endif

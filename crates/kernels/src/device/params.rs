@@ -1,0 +1,176 @@
+//! Arguments of the kernels, field by field as in `device/params.h`; a test compares sizes and
+//! offsets. Every field is of 4 bytes.
+
+use kvant_turboquant::{Rotation, ScaleRule};
+
+/// What a struct of arguments is to a device: a row of words.
+pub trait Params {
+    /// Name of the struct in the dialect.
+    const NAME: &'static str;
+    /// Name, offset and size of every field, in bytes.
+    const FIELDS: &'static [(&'static str, usize, usize)];
+
+    /// The fields in the order of memory.
+    fn words(&self) -> Vec<u32>;
+}
+
+/// A field: how it becomes words.
+trait Field {
+    fn push(&self, words: &mut Vec<u32>);
+}
+
+impl Field for u32 {
+    fn push(&self, words: &mut Vec<u32>) {
+        words.push(*self);
+    }
+}
+
+impl Field for f32 {
+    fn push(&self, words: &mut Vec<u32>) {
+        words.push(self.to_bits());
+    }
+}
+
+impl Field for [u32; 8] {
+    fn push(&self, words: &mut Vec<u32>) {
+        words.extend(self);
+    }
+}
+
+macro_rules! params {
+    ($(#[$about:meta])* $name:ident as $c_name:literal {
+        $($(#[$field_about:meta])* $field:ident: $type:ty,)*
+    }) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        #[repr(C)]
+        pub struct $name {
+            $($(#[$field_about])* pub $field: $type,)*
+        }
+
+        impl Params for $name {
+            const NAME: &'static str = $c_name;
+            const FIELDS: &'static [(&'static str, usize, usize)] = &[$((
+                stringify!($field),
+                std::mem::offset_of!($name, $field),
+                std::mem::size_of::<$type>(),
+            ),)*];
+
+            fn words(&self) -> Vec<u32> {
+                let mut words = Vec::new();
+                $(self.$field.push(&mut words);)*
+                words
+            }
+        }
+    };
+}
+
+params! {
+    /// Of `rotate` and `restore`.
+    RotateParams as "KvRotateParams" {
+        /// Signs of the rotation, `sign_words`.
+        signs: [u32; 8],
+        /// Vectors to take.
+        vectors: u32,
+    }
+}
+
+params! {
+    /// Of `encode` and `gather`: pages between a dense layout and tiles. A dense vector is at
+    /// page · page_stride + head · head_stride + slot · token_stride, in numbers.
+    PagesParams as "KvPagesParams" {
+        /// Signs of the keys' rotation.
+        key_signs: [u32; 8],
+        /// Signs of the values' rotation.
+        value_signs: [u32; 8],
+        /// Tokens from the first page's first slot on; later slots are zero vectors.
+        tokens: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// Numbers from one dense page to the next.
+        page_stride: u32,
+        /// Numbers from one head to the next.
+        head_stride: u32,
+        /// Numbers from one token to the next.
+        token_stride: u32,
+        /// `rule_code` of the keys' scale rule.
+        key_rule: u32,
+        /// `rule_code` of the values' scale rule.
+        value_rule: u32,
+    }
+}
+
+params! {
+    /// Consecutive query tokens of one sequence.
+    RowParams as "KvRow" {
+        /// Index of the first among all query tokens.
+        query: u32,
+        /// Number of query tokens.
+        tokens: u32,
+        /// Position of the first.
+        position: u32,
+        /// Where its packed pages begin in the list of pages.
+        packed_at: u32,
+        /// Packed pages, from position 0 on.
+        packed: u32,
+        /// Where its 16-bit pages begin in the list of pages.
+        tail_at: u32,
+    }
+}
+
+params! {
+    /// Of `attend`.
+    AttendParams as "KvAttendParams" {
+        /// Query heads; a multiple of the key heads.
+        q_heads: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// Stride of partial results: the most splits of any row, and one for the 16-bit tail.
+        parts: u32,
+        /// Packed pages of a split.
+        split_pages: u32,
+        /// A token sees this many tokens including itself; 0 sees all.
+        window: u32,
+        /// Factor of q·k.
+        scale: f32,
+        /// Scores become cap · tanh(score / cap); 0 leaves them.
+        soft_cap: f32,
+    }
+}
+
+params! {
+    /// Of `combine`.
+    CombineParams as "KvCombineParams" {
+        /// Signs of the values' rotation.
+        signs: [u32; 8],
+        /// Query heads.
+        q_heads: u32,
+        /// As in `AttendParams`.
+        parts: u32,
+        /// As in `AttendParams`.
+        split_pages: u32,
+    }
+}
+
+/// Signs of a rotation as the kernels take them: bit d mod 32 of word d / 32 is 1 for minus.
+///
+/// # Panics
+/// If the rotation is a full matrix or larger than 256.
+pub fn sign_words(rotation: &Rotation) -> [u32; 8] {
+    let signs = rotation.signs().expect("kernels take Hadamard rotations");
+    let mut words = [0; 8];
+    for (d, sign) in signs.iter().enumerate() {
+        words[d / 32] |= u32::from(*sign < 0.0) << (d % 32);
+    }
+    words
+}
+
+/// A scale rule as the kernels take it.
+pub fn rule_code(rule: ScaleRule) -> u32 {
+    match rule {
+        ScaleRule::Plain => 0,
+        ScaleRule::Matched => 1,
+        ScaleRule::LeastSquares => 2,
+        ScaleRule::Unbiased => 3,
+    }
+}

@@ -1,0 +1,13 @@
+//! The device kernels without a device: their source compiled for the CPU and run under a race
+//! detector, compared with the CPU twins, and the Metal spelling checked by a strict front end.
+
+#![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
+
+mod attend;
+mod emulator;
+mod encode;
+mod faults;
+mod layout;
+mod random;
+mod rotate;
+mod strict;

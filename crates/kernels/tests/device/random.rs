@@ -1,0 +1,44 @@
+//! Numbers to test with.
+
+use kvant_kernels::device::{Activations, Spec};
+use kvant_turboquant::{Codec, Key, Rotation, ScaleRule, Side, Width, Widths};
+
+/// Sizes of heads that are tested: powers of two, 20·4, 12·8.
+pub(crate) const DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+
+/// Roughly normal numbers from a counter.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    fn uniform(&mut self) -> f32 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        ((mixed ^ (mixed >> 27)) >> 40) as f32 / (1 << 24) as f32 - 0.5
+    }
+
+    pub(crate) fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| 2.0 * (self.uniform() + self.uniform() + self.uniform())).collect()
+    }
+}
+
+pub(crate) fn widths(keys: usize, values: usize) -> Widths {
+    Widths { keys: Width::new(keys).unwrap(), values: Width::new(values).unwrap() }
+}
+
+pub(crate) fn spec(dim: usize, keys: usize, values: usize) -> Spec {
+    Spec::new(dim, widths(keys, values), Activations::F32).unwrap()
+}
+
+pub(crate) fn rotation(dim: usize, side: Side) -> Rotation {
+    Rotation::new(dim, Key { layer: 3, side, seed: 11 })
+}
+
+/// Codecs of keys and values, each with the scale rule of its side and width or the one asked for.
+pub(crate) fn codecs(spec: &Spec, rule: Option<ScaleRule>) -> (Codec, Codec) {
+    let Widths { keys, values } = spec.layout().widths();
+    let codec = |side, width| {
+        let rule = rule.unwrap_or(ScaleRule::for_side(side, width));
+        Codec::new(rotation(spec.layout().dim(), side), width, rule)
+    };
+    (codec(Side::Keys, keys), codec(Side::Values, values))
+}
