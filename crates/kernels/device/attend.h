@@ -50,10 +50,22 @@ KV_FN void kv_packed_dots(KV_THREAD float *dots, KV_DEVICE const uint *tile, uin
 
 KV_FN void kv_dense_dots(KV_THREAD float *dots, KV_DEVICE const ushort *key,
                          KV_GROUP const float *q) {
-  for (uint d = 0; d < KV_D; ++d) {
-    const float x = kv_from_half(key[d]);
+  KV_DEVICE const uint4 *words = (KV_DEVICE const uint4 *)key;
+  for (uint first = 0; first < KV_D / 8u; first += 2u) {
+    // Two reads of 16 bytes are under way at a time; KV_D is a multiple of 16.
+    uint4 both[2];
+    both[0] = words[first], both[1] = words[first + 1u];
     KV_UNROLL
-    for (uint j = 0; j < KV_SHARE; ++j) dots[j] = kv_fma(q[2u * j * KV_D + d], x, dots[j]);
+    for (uint i = 0; i < 2; ++i) {
+      KV_UNROLL
+      for (uint n = 0; n < 8; ++n) {
+        const uint word = n < 2u ? both[i].x : n < 4u ? both[i].y : n < 6u ? both[i].z : both[i].w;
+        const float x = kv_from_half(ushort(n & 1u ? word >> 16 : word & 0xffffu));
+        KV_UNROLL
+        for (uint j = 0; j < KV_SHARE; ++j)
+          dots[j] = kv_fma(q[2u * j * KV_D + 8u * (first + i) + n], x, dots[j]);
+      }
+    }
   }
 }
 
@@ -75,10 +87,18 @@ KV_FN void kv_packed_sums(KV_THREAD float *sums, KV_DEVICE const uint *tile, uin
 
 KV_FN void kv_dense_sums(KV_THREAD float *sums, KV_DEVICE const ushort *values, uint tokens,
                          KV_GROUP const float *weights) {
-  for (uint t = 0; t < tokens; ++t) {
-    const float x = kv_from_half(values[t * KV_D]);
+  for (uint first = 0; first < tokens; first += 8u) {
+    // Eight reads are under way at a time; weights behind the last token are 0.
+    float x[8];
     KV_UNROLL
-    for (uint v = 0; v < KV_QUERIES; ++v) sums[v] = kv_fma(weights[v * KV_PAGE + t], x, sums[v]);
+    for (uint n = 0; n < 8; ++n)
+      x[n] = first + n < tokens ? kv_from_half(values[(first + n) * KV_D]) : 0.0f;
+    KV_UNROLL
+    for (uint n = 0; n < 8; ++n) {
+      KV_UNROLL
+      for (uint v = 0; v < KV_QUERIES; ++v)
+        sums[v] = kv_fma(weights[v * KV_PAGE + first + n], x[n], sums[v]);
+    }
   }
 }
 

@@ -54,6 +54,7 @@ KV_FN float kv_fma(float a, float b, float c) { return fma(a, b, c); }
 KV_FN float kv_max(float a, float b) { return max(a, b); }
 KV_FN float kv_min(float a, float b) { return min(a, b); }
 KV_FN float kv_nearest_even(float x) { return rint(x); }
+KV_FN uint kv_round_up(float x) { return uint(ceil(x)); }
 KV_FN uint kv_bits(float x) { return as_type<uint>(x); }
 KV_FN float kv_float(uint x) { return as_type<float>(x); }
 KV_FN float kv_from_half(ushort x) { return float(as_type<half>(x)); }
@@ -99,6 +100,7 @@ KV_FN float kv_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 KV_FN float kv_max(float a, float b) { return fmaxf(a, b); }
 KV_FN float kv_min(float a, float b) { return fminf(a, b); }
 KV_FN float kv_nearest_even(float x) { return rintf(x); }
+KV_FN uint kv_round_up(float x) { return __float2uint_ru(x); }
 KV_FN uint kv_bits(float x) { return __float_as_uint(x); }
 KV_FN float kv_float(uint x) { return __uint_as_float(x); }
 KV_FN float kv_from_half(ushort x) {

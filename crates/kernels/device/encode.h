@@ -30,9 +30,26 @@ KV_FN uint kv_largest(KV_THREAD const float *v) {
   return most;
 }
 
+// Borders are multiples of 1/2, so twice a magnitude, rounded up, decides between levels: a table
+// of them.
+#define KV_STEPS 256
+
+// Fills the table of a side, by a group of 128 threads: the level, and how many positive levels are
+// below it in its lowest bits, which no level has set.
+template <uint BITS> KV_FN void kv_fill_steps(KV_GROUP uint *steps, KV_CONSTANT float *levels,
+                                              KV_CONSTANT float *borders, uint tid) {
+  if (BITS == 8) return;
+  const uint half_codes = 1u << (BITS - 1u);
+  for (uint step = tid; step < KV_STEPS; step += 128u) {
+    uint above = 0;
+    while (above + 1u < half_codes && float(step) > 2.0f * borders[above]) ++above;
+    steps[step] = kv_bits(levels[above]) | above;
+  }
+}
+
 // The code next to z and its level; of two equally near the lower one (8 bits: the even one).
-template <uint BITS> KV_FN uint kv_quantize(float z, KV_CONSTANT float *levels,
-                                            KV_CONSTANT float *borders, KV_THREAD float &level) {
+template <uint BITS>
+KV_FN uint kv_quantize(float z, KV_GROUP const uint *steps, KV_THREAD float &level) {
   if (BITS == 8) {
     level = kv_nearest_even(kv_max(-127.0f, kv_min(127.0f, z)));
     return uint(int(level)) & 255u;
@@ -41,23 +58,18 @@ template <uint BITS> KV_FN uint kv_quantize(float z, KV_CONSTANT float *levels,
   // The table is symmetric; a negative number on a border belongs to the larger magnitude: one step
   // up.
   const float size = kv_float((kv_bits(z) & 0x7fffffffu) + (z <= 0.0f ? 1u : 0u));
-  uint above = 0;
-  float found = levels[0];
-  KV_UNROLL
-  for (uint i = 1; i < half_codes; ++i) {
-    const bool passed = size > borders[i - 1u];
-    above = passed ? i : above;
-    found = passed ? levels[i] : found;
-  }
-  level = z > 0.0f ? found : -found;
+  const uint found = steps[kv_round_up(kv_min(2.0f * size, float(KV_STEPS - 1)))];
+  const uint above = found & 63u;
+  const float positive = kv_float(found - above);
+  level = z > 0.0f ? positive : -positive;
   return z > 0.0f ? half_codes + above : half_codes - 1u - above;
 }
 
 // Encodes the vector in v; returns the scale's 16 bits, and whether the vector was finite.
-template <uint BITS>
-KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD uint *codes, KV_CONSTANT uint *signs,
-                              KV_CONSTANT float *levels, KV_CONSTANT float *borders,
-                              float unit_length, uint rule, uint lane, KV_THREAD bool &finite) {
+template <uint BITS> KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD uint *codes,
+                                                   KV_CONSTANT uint *signs,
+                                                   KV_GROUP const uint *steps, float unit_length,
+                                                   uint rule, uint lane, KV_THREAD bool &finite) {
   const uint largest = kv_largest(v);
   finite = largest < 0x7f800000u;
   const bool zero = !finite || kv_float(largest) < KV_SMALL;
@@ -76,7 +88,7 @@ KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD uint *codes, KV_CONS
   KV_UNROLL
   for (uint e = 0; e < KV_EACH; ++e) {
     float level;
-    codes[e] = kv_quantize<BITS>(v[e] * inverse, levels, borders, level);
+    codes[e] = kv_quantize<BITS>(v[e] * inverse, steps, level);
     yc += v[e] * level;
     cc += level * level;
   }
@@ -88,46 +100,64 @@ KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD uint *codes, KV_CONS
   return zero ? ushort(0) : kv_to_half(kv_min(scale, 65504.0f));
 }
 
-// A word of a plane of B bits at LOW of the codes: element n of field f at bit 4n + B f; codes lie
-// a stride apart.
-template <uint B, uint LOW>
-KV_FN uint kv_word(KV_GROUP const uchar *codes, uint stride, uint count) {
+// B bits at LOW of four codes, one a byte, moved to the lowest bits of the bytes.
+template <uint B, uint LOW> KV_FN uint kv_fields(uint four) {
+  return B == 8 ? four : (four >> LOW) & (0x01010101u * ((1u << B) - 1u));
+}
+
+// Bytes to nibbles: four fields in the low 16 bits.
+KV_FN uint kv_nibbles(uint fields) {
+  const uint x = (fields | fields >> 4) & 0x00ff00ffu;
+  return (x | x >> 8) & 0xffffu;
+}
+
+// A word of a plane of B bits at LOW of neighbouring codes: element n of field f is at bit 4n + B
+// f.
+template <uint B, uint LOW> KV_FN uint kv_word(KV_GROUP const uint *codes, uint count) {
+  if (B == 8) return codes[0];
   uint word = 0;
-  if (B == 8) {
-    KV_UNROLL
-    for (uint n = 0; n < 4; ++n) word |= uint(codes[n * stride]) << (8u * n);
-    return word;
-  }
   KV_UNROLL
   for (uint f = 0; f < 4u / B; ++f) {
-    KV_UNROLL
-    for (uint n = 0; n < 8; ++n) {
-      const uint code = 8u * f + n < count ? codes[(8u * f + n) * stride] : 0u;
-      word |= ((code >> LOW) & ((1u << B) - 1u)) << (4u * n + B * f);
+    if (8u * f < count) {
+      const uint low = kv_nibbles(kv_fields<B, LOW>(codes[2u * f]));
+      const uint high = kv_nibbles(kv_fields<B, LOW>(codes[2u * f + 1u]));
+      word |= (low | high << 16) << (B * f);
     }
   }
   return word;
 }
 
-// One plane of a chunk of keys; codes: [KV_PAGE][KV_D]
+// One plane of a chunk of keys; codes: [KV_PAGE][KV_D], whose sizes are multiples of 8
 template <uint B, uint LOW>
 KV_FN void kv_pack_keys(KV_DEVICE uint *plane, KV_GROUP const uchar *codes, uint dims, uint tid) {
   const uint row = KV_ROW(dims, B), per_word = 32u / B;
   for (uint at = tid; at < KV_PAGE * row; at += 128u) {
     const uint token = at / row, first = (at - token * row) * per_word;
-    const uint count = dims - first < per_word ? dims - first : per_word;
-    plane[at] = kv_word<B, LOW>(codes + token * KV_D + first, 1, count);
+    plane[at] =
+        kv_word<B, LOW>((KV_GROUP const uint *)(codes + token * KV_D + first), dims - first);
   }
 }
 
-// One plane of the values; codes: [KV_PAGE][KV_D]
+// One plane of the values; codes: [KV_PAGE][KV_D]. A thread makes the words of four dimensions from
+// reads of four.
 template <uint B, uint LOW>
 KV_FN void kv_pack_values(KV_DEVICE uint *plane, KV_GROUP const uchar *codes, uint tid) {
   const uint per_word = 32u / B, groups = KV_PAGE / per_word;
-  for (uint at = tid; at < groups * KV_D; at += 128u) {
-    const uint in_block = at & 7u, group = (at >> 3) % groups, block = (at >> 3) / groups;
-    const uint first = group * per_word * KV_D + 8u * block + in_block;
-    plane[at] = kv_word<B, LOW>(codes + first, KV_D, per_word);
+  for (uint at = tid; at < groups * KV_D / 4u; at += 128u) {
+    const uint part = at & 1u, group = (at >> 1) % groups, block = (at >> 1) / groups;
+    KV_GROUP const uchar *from = codes + group * per_word * KV_D + 8u * block + 4u * part;
+    uint words[4];
+    KV_UNROLL
+    for (uint d = 0; d < 4; ++d) words[d] = 0;
+    KV_UNROLL
+    for (uint t = 0; t < per_word; ++t) {
+      const uint fields = kv_fields<B, LOW>(*(KV_GROUP const uint *)(from + t * KV_D));
+      const uint to = B == 8 ? 8u * t : 4u * (t & 7u) + B * (t >> 3);
+      KV_UNROLL
+      for (uint d = 0; d < 4; ++d) words[d] |= ((fields >> (8u * d)) & ((1u << B) - 1u)) << to;
+    }
+    KV_UNROLL
+    for (uint d = 0; d < 4; ++d) plane[4u * at + d] = words[d];
   }
 }
 
@@ -135,21 +165,30 @@ KV_FN void kv_pack_values(KV_DEVICE uint *plane, KV_GROUP const uchar *codes, ui
 // this thread's vectors were not finite (the first lane of a vector counts it).
 template <uint BITS>
 KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GROUP ushort *scales,
-                          KV_CONSTANT uint *signs, KV_CONSTANT float *levels,
-                          KV_CONSTANT float *borders, float unit_length, uint rule,
-                          uint token_stride, uint tokens, uint tid) {
+                          KV_GROUP const uint *steps, KV_CONSTANT uint *signs, float unit_length,
+                          uint rule, uint token_stride, uint tokens, uint tid) {
   const uint lane = tid & 15u;
   uint strange = 0;
+  float next[KV_EACH]; // read one vector ahead
+  KV_UNROLL
+  for (uint e = 0; e < KV_EACH; ++e) {
+    next[e] = (tid >> 4) < tokens
+                  ? kv_load(x[kv_size(tid >> 4) * token_stride + KV_LANES * e + lane])
+                  : 0.0f;
+  }
   for (uint slot = tid >> 4; slot < KV_PAGE; slot += 8u) {
     float v[KV_EACH];
     uint code[KV_EACH];
-    const bool here = slot < tokens;
-    const kv_size at = here ? kv_size(slot) * token_stride + lane : 0;
+    const bool more = slot + 8u < tokens;
+    const kv_size at = more ? kv_size(slot + 8u) * token_stride + lane : 0;
     KV_UNROLL
-    for (uint e = 0; e < KV_EACH; ++e) v[e] = here ? kv_load(x[at + KV_LANES * e]) : 0.0f;
+    for (uint e = 0; e < KV_EACH; ++e) {
+      v[e] = next[e];
+      next[e] = more ? kv_load(x[at + KV_LANES * e]) : 0.0f;
+    }
     bool finite;
-    const ushort scale = kv_encode_vector<BITS>(v, code, signs, levels, borders, unit_length, rule,
-                                                tid & 31u, finite);
+    const ushort scale =
+        kv_encode_vector<BITS>(v, code, signs, steps, unit_length, rule, tid & 31u, finite);
     KV_UNROLL
     for (uint e = 0; e < KV_EACH; ++e) codes[slot * KV_D + KV_LANES * e + lane] = uchar(code[e]);
     if (lane == 0u) {
@@ -167,23 +206,28 @@ KV_KERNEL(kv_encode, 128)
 (KV_IN(kv_t, keys, 0), KV_IN(kv_t, values, 1), KV_IN(uint, pages, 2), KV_OUT(uint, tiles, 3),
  KV_OUT(uint, strange, 4), KV_ARGS(KvPagesParams, args, 5) KV_IDS) {
   KV_BEGIN
-  KV_SHARED(uchar, codes, KV_PAGE * KV_D);
+  KV_SHARED(uint, code_words, KV_PAGE * KV_D / 4); // words, for their alignment
   KV_SHARED(ushort, scales, KV_PAGE);
   KV_SHARED(uint, counts, 128);
+  KV_SHARED(uint, steps, KV_STEPS);
+  KV_GROUP uchar *codes = (KV_GROUP uchar *)code_words;
   const uint side = kv_group.x, head = kv_group.y, page = kv_group.z;
   const kv_size from =
       kv_size(pages[2u * page]) * args.page_stride + kv_size(head) * args.head_stride;
   const uint rest = args.tokens - page * KV_PAGE, tokens = rest < KV_PAGE ? rest : KV_PAGE;
   KV_DEVICE uint *tile =
       tiles + (kv_size(pages[2u * page + 1u]) * args.kv_heads + head) * KV_TILE_WORDS;
+  if (side == 0u) kv_fill_steps<KV_K_BITS>(steps, kv_key_levels, kv_key_borders, kv_tid);
+  else kv_fill_steps<KV_V_BITS>(steps, kv_value_levels, kv_value_borders, kv_tid);
+  kv_barrier();
   if (side == 0u) {
-    counts[kv_tid] = kv_encode_side<KV_K_BITS>(keys + from, codes, scales, args.key_signs,
-                                               kv_key_levels, kv_key_borders, KV_K_UNIT,
-                                               args.key_rule, args.token_stride, tokens, kv_tid);
+    counts[kv_tid] =
+        kv_encode_side<KV_K_BITS>(keys + from, codes, scales, steps, args.key_signs, KV_K_UNIT,
+                                  args.key_rule, args.token_stride, tokens, kv_tid);
   } else {
-    counts[kv_tid] = kv_encode_side<KV_V_BITS>(values + from, codes, scales, args.value_signs,
-                                               kv_value_levels, kv_value_borders, KV_V_UNIT,
-                                               args.value_rule, args.token_stride, tokens, kv_tid);
+    counts[kv_tid] =
+        kv_encode_side<KV_V_BITS>(values + from, codes, scales, steps, args.value_signs, KV_V_UNIT,
+                                  args.value_rule, args.token_stride, tokens, kv_tid);
   }
   kv_barrier();
   if (kv_tid < KV_PAGE / 2u) {
