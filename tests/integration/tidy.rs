@@ -62,7 +62,7 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
             "zerocopy",
         ],
     ),
-    ("crates/kernels", &["turboquant"], &["half", "rayon", "wide"]),
+    ("crates/kernels", &["turboquant"], &["cudarc", "half", "rayon", "wide"]),
     ("crates/turboquant", &[], &["half"]),
     (
         "crates/text",
@@ -72,7 +72,8 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
 ];
 
 /// The only files that may hold `unsafe`, each with a reason beside it.
-const UNSAFE_FILES: [&str; 9] = [
+const UNSAFE_FILES: [&str; 12] = [
+    "crates/kernels/benches/device/cases.rs",
     "crates/kernels/src/cpu/packed/avx2.rs",
     "crates/kernels/src/cpu/packed/avx512.rs",
     "crates/kernels/src/cpu/packed/machine.rs",
@@ -81,6 +82,8 @@ const UNSAFE_FILES: [&str; 9] = [
     "crates/kernels/src/cpu/quant_matmul/avx2.rs",
     "crates/kernels/src/cpu/quant_matmul/avx512.rs",
     "crates/kernels/src/cpu/quant_matmul/neon.rs",
+    "crates/kernels/src/device/cuda.rs",
+    "crates/kernels/tests/device/cuda.rs",
     "crates/models/src/bytes.rs",
 ];
 

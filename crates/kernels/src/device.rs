@@ -3,8 +3,12 @@
 //! A program is text: definitions made here from the codec's tables and layout, then the files of
 //! the dialect. `docs/kernels.md` explains the dialect and says which check each kernel has passed.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod params;
 mod spec;
+
+use kvant_turboquant::{Width, Widths};
 
 pub use params::{
     AttendParams, CombineParams, PagesParams, Params, RotateParams, RowParams, rule_code,
@@ -65,6 +69,10 @@ pub const FILES: [(&str, &str); 9] = [
     ("combine.h", include_str!("../device/combine.h")),
 ];
 
+/// What takes the place of `attend.h`'s entry on NVIDIA GPUs from sm_90 on.
+const OVERRIDE: [&str; 2] =
+    [include_str!("../device/cuda/int8.cuh"), include_str!("../device/cuda/attend.cuh")];
+
 /// The text of all kernels for one specification, for Metal or CUDA.
 pub fn program(spec: &Spec) -> String {
     let mut text = spec.definitions();
@@ -72,4 +80,20 @@ pub fn program(spec: &Spec) -> String {
         text.push_str(file);
     }
     text
+}
+
+/// The text with `attend` for NVIDIA GPUs from sm_90 on; `None` where the specification has only
+/// the portable one: it wants heads of 128 and codes of 2, 3, 4 or 8 bits.
+pub fn override_program(spec: &Spec) -> Option<String> {
+    let Widths { keys, values } = spec.layout().widths();
+    let bytes = |width: Width| width.bits() != 6;
+    if spec.layout().dim() != 128 || !bytes(keys) || !bytes(values) {
+        return None;
+    }
+    Some(format!("#define KV_ATTEND_OVERRIDE\n{}{}", program(spec), OVERRIDE.concat()))
+}
+
+/// Dynamic shared memory of a group of that `attend`: a stage a warp.
+pub fn override_shared_bytes(spec: &Spec) -> u32 {
+    4 * spec.layout().tile_bytes() as u32
 }

@@ -133,6 +133,12 @@ impl Spec {
             let levels = (half..2 * half).map(|code| float(book.level(code as u8)));
             let borders = book.borders().iter().skip(half).map(|border| float(*border));
             let end = std::iter::once(float(0.0));
+            // Up to 4 bits, whose bytes fill at most four words.
+            let mut bytes = book.bytes();
+            bytes.resize(16, 0);
+            let words = bytes.as_chunks::<4>().0.iter();
+            let words = words.map(|b| format!("{}u", u32::from_le_bytes(b.map(|b| b as u8))));
+            define(&format!("KV_{side}_BYTES"), list(words));
             define(&format!("KV_{side}_LEVELS"), list(levels.chain(end.clone())));
             define(&format!("KV_{side}_BORDERS"), list(borders.chain(end)));
         }

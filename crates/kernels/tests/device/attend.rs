@@ -9,7 +9,8 @@ use kvant_kernels::device::{
 };
 use kvant_turboquant::{Codec, Encoded};
 
-use crate::emulator::{Buffer, Emulator, bytes_of_floats, bytes_of_words, floats};
+use crate::emulator::Emulator;
+use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
 use crate::random::{Random, codecs, widths};
 
 #[derive(Clone, Copy, Debug)]
@@ -149,15 +150,14 @@ impl Case {
     }
 
     /// The same by the device's kernels.
-    fn attended(&self, emulator: &Emulator, options: Options) -> Vec<f32> {
+    fn attended(&self, machine: &impl Machine, options: Options) -> Vec<f32> {
         let Shape { dim, kv_heads, group, queries, .. } = self.shape;
         let vectors = self.q.len() / dim;
         let q = bytes_of_floats(&self.q);
         let params =
             RotateParams { signs: sign_words(self.codecs.0.rotation()), vectors: vectors as u32 };
         let buffers = [Buffer::Input(&q), Buffer::Output(q.len())];
-        let rotated =
-            emulator.run((Kernel::Rotate, [vectors.div_ceil(8), 1, 1]), &buffers, &params);
+        let rotated = machine.run((Kernel::Rotate, [vectors.div_ceil(8), 1, 1]), &buffers, &params);
         let rows: Vec<u32> = self.rows.iter().flat_map(RowParams::words).collect();
         let (rows, pages) = (bytes_of_words(&rows), bytes_of_words(&self.pages));
         let splits =
@@ -190,7 +190,7 @@ impl Case {
         ];
         let blocks = (tokens * group).div_ceil(queries);
         let grid = [parts, kv_heads * blocks, self.rows.len()];
-        let found = emulator.run((Kernel::Attend, grid), &buffers, &params);
+        let found = machine.run((Kernel::Attend, grid), &buffers, &params);
         let params = CombineParams {
             signs: sign_words(self.codecs.1.rotation()),
             q_heads: self.q_heads() as u32,
@@ -204,18 +204,22 @@ impl Case {
             Buffer::Output(q.len()),
         ];
         let grid = [self.q_heads(), tokens, self.rows.len()];
-        floats(&emulator.run((Kernel::Combine, grid), &buffers, &params)[0])
+        floats(&machine.run((Kernel::Combine, grid), &buffers, &params)[0])
     }
 
-    fn check(&self, emulator: &Emulator, options: Options) {
-        let (got, want) = (self.attended(emulator, options), self.reference(options));
+    fn check<M: Machine>(&self, machine: &M, options: Options) {
+        let (got, want) = (self.attended(machine, options), self.reference(options));
         let dim = self.shape.dim;
         for (index, (got, want)) in got.chunks(dim).zip(want.chunks(dim)).enumerate() {
             let square = |x: f64| x * x;
             let rest: f64 = got.iter().zip(want).map(|(a, b)| square(f64::from(*a) - b)).sum();
             let own: f64 = want.iter().map(|x| square(*x)).sum();
             let error = (rest / own).sqrt();
-            assert!(error < 1e-4, "{:?} {options:?} vector {index}: {error}", self.shape);
+            assert!(
+                error < M::ATTEND_ERROR,
+                "{:?} {options:?} vector {index}: {error}",
+                self.shape
+            );
         }
     }
 }
@@ -245,6 +249,10 @@ fn attend(out: &mut [f64], q: &[f32], cache: &[[Vec<f32>; 2]], soft_cap: f32) {
 
 #[test]
 fn every_width_and_size() {
+    check_shapes(Emulator::new);
+}
+
+pub(crate) fn check_shapes<M: Machine>(make: impl Fn(&Spec) -> M) {
     let sizes = [(64, 1), (80, 3), (96, 2), (128, 4), (256, 8)];
     let bits = [(2, 3), (3, 8), (4, 4), (6, 2), (8, 6)];
     for (index, (dim, group)) in sizes.into_iter().enumerate() {
@@ -252,17 +260,25 @@ fn every_width_and_size() {
             let bits = bits[(index + offset) % bits.len()];
             let shape = Shape { dim, bits, kv_heads: 2, group, queries: group };
             let case = Case::new(shape, &[(0, 1), (130, 1), (63, 1), (448, 1)], 1.0);
-            case.check(&Emulator::new(&case.spec), PLAIN);
+            case.check(&make(&case.spec), PLAIN);
         }
     }
 }
 
 #[test]
 fn windows_caps_and_several_tokens() {
-    let shape = Shape { dim: 64, bits: (4, 3), kv_heads: 1, group: 3, queries: 8 };
+    check_options(Emulator::new, 64, (4, 3));
+}
+
+pub(crate) fn check_options<M: Machine>(
+    make: impl Fn(&Spec) -> M,
+    dim: usize,
+    bits: (usize, usize),
+) {
+    let shape = Shape { dim, bits, kv_heads: 1, group: 3, queries: 8 };
     let rows = [(63, 16), (64, 2), (0, 5), (321, 7), (127, 1)];
     let case = Case::new(shape, &rows, 4.0);
-    let emulator = Emulator::new(&case.spec);
+    let machine = make(&case.spec);
     for options in [
         Options { split_pages: 1, ..PLAIN },
         Options { split_pages: 16, ..PLAIN },
@@ -272,15 +288,49 @@ fn windows_caps_and_several_tokens() {
         Options { soft_cap: 2.0, ..PLAIN },
         Options { soft_cap: 30.0, window: 200, split_pages: 2 },
     ] {
-        case.check(&emulator, options);
+        case.check(&machine, options);
     }
 }
 
 #[test]
 fn scores_far_apart_stay_finite() {
-    let shape = Shape { dim: 64, bits: (8, 4), kv_heads: 1, group: 2, queries: 2 };
+    check_sharp(Emulator::new, 64);
+}
+
+pub(crate) fn check_sharp<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
+    let shape = Shape { dim, bits: (8, 4), kv_heads: 1, group: 2, queries: 2 };
     for sharp in [0.0, 60.0] {
         let case = Case::new(shape, &[(200, 1), (64, 1)], sharp);
-        case.check(&Emulator::new(&case.spec), Options { split_pages: 1, ..PLAIN });
+        case.check(&make(&case.spec), Options { split_pages: 1, ..PLAIN });
+    }
+}
+
+/// Every width that a GPU's own kernel takes, at its size of a head, and every number of query
+/// vectors.
+#[cfg(feature = "cuda")]
+pub(crate) fn check_own_widths<M: Machine>(make: impl Fn(&Spec) -> M) {
+    for keys in [2, 3, 4, 8] {
+        for values in [2, 3, 4, 8] {
+            let bits = (keys, values);
+            let few = if bits == (4, 4) { &[(1, 1), (3, 5)][..] } else { &[] };
+            for &(group, queries) in [(4, 4), (8, 8)].iter().chain(few) {
+                let shape = Shape { dim: 128, bits, kv_heads: 2, group, queries };
+                let case = Case::new(shape, &[(0, 1), (130, 1), (63, 1), (1024, 1)], 2.0);
+                let machine = make(&case.spec);
+                for split_pages in [3, 16] {
+                    case.check(&machine, Options { split_pages, ..PLAIN });
+                }
+            }
+        }
+    }
+}
+
+/// Long contexts.
+#[cfg(feature = "cuda")]
+pub(crate) fn check_long<M: Machine>(make: impl Fn(&Spec) -> M) {
+    for (bits, group, length) in [((4, 4), 4, 131_072), ((8, 4), 8, 32_000), ((3, 3), 4, 8191)] {
+        let shape = Shape { dim: 128, bits, kv_heads: 1, group, queries: group };
+        let case = Case::new(shape, &[(length, 1), (777, 1)], 3.0);
+        case.check(&make(&case.spec), Options { split_pages: 64, ..PLAIN });
     }
 }

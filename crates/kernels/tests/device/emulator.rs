@@ -11,18 +11,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvant_kernels::device::{Kernel, Params, Spec, program};
 
+use crate::machine::{Buffer, Machine};
+
 /// Orders of threads and groups that every launch runs under; 0 is the natural one.
 const SEEDS: [u32; 2] = [0, 7];
 
 /// A compiled program.
 pub(crate) struct Emulator {
     program: PathBuf,
-}
-
-/// A buffer of a launch: contents, or the size of an output in bytes.
-pub(crate) enum Buffer<'a> {
-    Input(&'a [u8]),
-    Output(usize),
 }
 
 /// What a launch did under one schedule.
@@ -146,8 +142,24 @@ impl Emulator {
         Outcome { faults, outputs: outputs.collect() }
     }
 
-    /// Runs a kernel under every schedule; no faults, and the same outputs.
-    pub(crate) fn run(
+    fn exchange(&self, input: &[u8]) -> Vec<u8> {
+        let piped =
+            Command::new(&self.program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut child: Child = piped.unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input).unwrap();
+        drop(stdin);
+        let mut output = Vec::new();
+        child.stdout.take().unwrap().read_to_end(&mut output).unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success(), "{}: {status}", self.program.display());
+        output
+    }
+}
+
+impl Machine for Emulator {
+    /// Under every schedule: no faults, and the same outputs.
+    fn run(
         &self,
         (kernel, grid): (Kernel, [usize; 3]),
         buffers: &[Buffer<'_>],
@@ -166,34 +178,8 @@ impl Emulator {
         }
         first.unwrap()
     }
-
-    fn exchange(&self, input: &[u8]) -> Vec<u8> {
-        let piped =
-            Command::new(&self.program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child: Child = piped.unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(input).unwrap();
-        drop(stdin);
-        let mut output = Vec::new();
-        child.stdout.take().unwrap().read_to_end(&mut output).unwrap();
-        let status = child.wait().unwrap();
-        assert!(status.success(), "{}: {status}", self.program.display());
-        output
-    }
 }
 
 fn words(into: &mut Vec<u8>, words: &[u32]) {
     into.extend(words.iter().flat_map(|word| word.to_ne_bytes()));
-}
-
-pub(crate) fn bytes_of_words(numbers: &[u32]) -> Vec<u8> {
-    numbers.iter().flat_map(|x| x.to_ne_bytes()).collect()
-}
-
-pub(crate) fn bytes_of_floats(numbers: &[f32]) -> Vec<u8> {
-    numbers.iter().flat_map(|x| x.to_ne_bytes()).collect()
-}
-
-pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|x| f32::from_ne_bytes(*x)).collect()
 }

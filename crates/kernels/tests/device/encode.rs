@@ -6,7 +6,8 @@ use kvant_kernels::cpu::{PageSource, encode};
 use kvant_kernels::device::{Kernel, PagesParams, Spec, rule_code, sign_words};
 use kvant_turboquant::{Codec, Encoded, ScaleRule, Side, Width};
 
-use crate::emulator::{Buffer, Emulator, bytes_of_floats, bytes_of_words, floats};
+use crate::emulator::Emulator;
+use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
 use crate::random::{DIMS, Random, codecs, spec};
 
 const KV_HEADS: usize = 2;
@@ -77,7 +78,7 @@ impl Pages {
     }
 
     /// The same by the device's kernel, and the counts of strange vectors.
-    fn encoded(&self, emulator: &Emulator, spec: &Spec, params: &PagesParams) -> [Vec<u8>; 2] {
+    fn encoded(&self, machine: &impl Machine, spec: &Spec, params: &PagesParams) -> [Vec<u8>; 2] {
         let tile_bytes = spec.layout().tile_bytes();
         let one_page = KV_HEADS * tile_bytes;
         let buffers = [
@@ -88,7 +89,7 @@ impl Pages {
             Buffer::Output(4 * self.count() * KV_HEADS * 2),
         ];
         let grid = [2, KV_HEADS, self.count()];
-        let mut outputs = emulator.run((Kernel::Encode, grid), &buffers, params);
+        let mut outputs = machine.run((Kernel::Encode, grid), &buffers, params);
         let strange = outputs.pop().unwrap();
         let mut tiles = outputs.pop().unwrap();
         let untouched: Vec<u8> = tiles.drain(..one_page).collect();
@@ -104,27 +105,31 @@ fn rules(codecs: &(Codec, Codec), rule: Option<ScaleRule>) -> [ScaleRule; 2] {
 
 #[test]
 fn tiles_have_the_bytes_of_the_cpu() {
+    check(Emulator::new);
+}
+
+pub(crate) fn check<M: Machine>(make: impl Fn(&Spec) -> M) {
     for (index, dim) in DIMS.into_iter().enumerate() {
         for (at, keys) in Width::CACHE.into_iter().enumerate() {
             // Every width on both sides, and over all sizes most pairs.
             let values = Width::CACHE[(at + index) % Width::CACHE.len()];
             let spec = spec(dim, keys.bits(), values.bits());
-            let emulator = Emulator::new(&spec);
+            let machine = make(&spec);
             let codecs = codecs(&spec, None);
             for tokens in [1, 15, 16, 17, 63, 64, 65] {
                 let pages = Pages::new(dim, tokens, &mut Random((dim * tokens) as u64));
                 let params = pages.params(dim, &codecs, rules(&codecs, None));
-                let [tiles, strange] = pages.encoded(&emulator, &spec, &params);
+                let [tiles, strange] = pages.encoded(&machine, &spec, &params);
                 assert!(tiles == pages.tiles(&spec, &codecs), "{tokens} of {dim}, {keys}/{values}");
                 assert!(strange.iter().all(|byte| *byte == 0));
             }
-            gathers(&emulator, &spec, &codecs);
+            gathers(&machine, &spec, &codecs);
         }
     }
 }
 
 /// `gather` gives what the codec decodes.
-fn gathers(emulator: &Emulator, spec: &Spec, codecs: &(Codec, Codec)) {
+fn gathers(machine: &impl Machine, spec: &Spec, codecs: &(Codec, Codec)) {
     let layout = spec.layout();
     let dim = layout.dim();
     let pages = Pages::new(dim, 70, &mut Random(dim as u64));
@@ -139,7 +144,7 @@ fn gathers(emulator: &Emulator, spec: &Spec, codecs: &(Codec, Codec)) {
         Buffer::Output(4 * numbers),
         Buffer::Output(4 * numbers),
     ];
-    let found = emulator.run((Kernel::Gather, [2, KV_HEADS, pages.count()]), &buffers, &params);
+    let found = machine.run((Kernel::Gather, [2, KV_HEADS, pages.count()]), &buffers, &params);
     let (keys, values) = (floats(&found[0]), floats(&found[1]));
     for token in 0..pages.count() * PAGE_TOKENS {
         let (page, slot) = (token / PAGE_TOKENS, token % PAGE_TOKENS);
@@ -163,9 +168,13 @@ fn gathers(emulator: &Emulator, spec: &Spec, codecs: &(Codec, Codec)) {
 
 #[test]
 fn every_scale_rule_and_strange_vectors_have_the_bytes_of_the_cpu() {
+    check_strange(Emulator::new);
+}
+
+pub(crate) fn check_strange<M: Machine>(make: impl Fn(&Spec) -> M) {
     let dim = 64;
     let spec = spec(dim, 3, 6);
-    let emulator = Emulator::new(&spec);
+    let machine = make(&spec);
     for rule in ScaleRule::ALL {
         let codecs = codecs(&spec, Some(rule));
         let mut pages = Pages::new(dim, 64, &mut Random(5));
@@ -180,7 +189,7 @@ fn every_scale_rule_and_strange_vectors_have_the_bytes_of_the_cpu() {
         pages.keys[7 * dim + 2] = f16::MAX.to_f32();
         pages.values[dim] = f32::INFINITY;
         let params = pages.params(dim, &codecs, rules(&codecs, Some(rule)));
-        let [tiles, strange] = pages.encoded(&emulator, &spec, &params);
+        let [tiles, strange] = pages.encoded(&machine, &spec, &params);
         assert!(tiles == pages.tiles(&spec, &codecs), "{rule}");
         assert_eq!(strange, bytes_of_words(&[2, 1, 0, 0]), "{rule}");
         assert_eq!(spec.layout().key_scale(&tiles, 0).to_bits(), 0);

@@ -3,7 +3,8 @@
 use kvant_kernels::device::{Kernel, PagesParams, RotateParams, program, rule_code, sign_words};
 use kvant_turboquant::{ScaleRule, Side};
 
-use crate::emulator::{Buffer, Emulator, bytes_of_floats, bytes_of_words};
+use crate::emulator::Emulator;
+use crate::machine::{Buffer, bytes_of_floats, bytes_of_words};
 use crate::random::{Random, rotation, spec};
 
 /// The text with one place changed, which must be there.

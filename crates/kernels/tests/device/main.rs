@@ -4,10 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
 mod attend;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod emulator;
 mod encode;
 mod faults;
 mod layout;
+mod machine;
 mod random;
 mod rotate;
 mod strict;

@@ -1,0 +1,89 @@
+//! Times of the device kernels on a GPU, beside the bandwidth of a copy on the same one: `encode`
+//! of 8,192 tokens, and decode attention (`rotate`, `attend`, `combine`) over batch × context.
+//!
+//! Inputs are as many sets as make 400 MB, so that no cache of the GPU helps; all sets are one
+//! graph, and a time is the median of eleven replays over the number of sets.
+
+#![expect(clippy::print_stdout, reason = "the tables are what it is for")]
+#![expect(unsafe_code, reason = "launches of kernels")]
+
+mod cases;
+mod gpu;
+
+use std::error::Error;
+use std::fmt::Write;
+
+use kvant_kernels::device::cuda::first_gpu;
+
+use cases::{Attention, Encoding};
+
+/// (batch, context) of decode attention.
+const SHAPES: [(usize, usize); 20] = [
+    (1, 1024),
+    (1, 4096),
+    (1, 16_384),
+    (1, 32_768),
+    (1, 131_072),
+    (8, 1024),
+    (8, 4096),
+    (8, 16_384),
+    (8, 32_768),
+    (8, 131_072),
+    (32, 1024),
+    (32, 4096),
+    (32, 16_384),
+    (32, 32_768),
+    (32, 131_072),
+    (64, 1024),
+    (64, 4096),
+    (64, 16_384),
+    (64, 32_768),
+    (64, 131_072),
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let Some(stream) = first_gpu() else {
+        println!("no CUDA driver or no GPU");
+        return Ok(());
+    };
+    let copy = gpu::copy_rate(&stream)?;
+    println!("{}: copy {:.3} TB/s", stream.context().name()?, copy / 1e12);
+    for bits in [(4, 4), (8, 4), (8, 8), (3, 3), (2, 2), (6, 6)] {
+        let encoding = Encoding::new(&stream, bits)?;
+        let seconds = encoding.time()?;
+        let rate = encoding.bytes() as f64 / seconds;
+        println!(
+            "encode 8192 x 8 x 128, {bits:?} bits: {:.1} us, {:.2} of copy",
+            seconds * 1e6,
+            rate / copy
+        );
+    }
+    for (bits, group) in
+        [((4, 4), 4), ((4, 4), 8), ((8, 4), 4), ((8, 4), 8), ((8, 8), 4), ((8, 8), 8), ((3, 3), 4)]
+    {
+        println!("attend, {bits:?} bits, group {group}: batch x context, us, share of copy");
+        for (batch, context) in SHAPES {
+            let attention = Attention::new(&stream, bits, group, (batch, context), false)?;
+            let mut best = (f64::MAX, 0);
+            let mut all = String::new();
+            for split_pages in [8, 16, 32, 64, 128] {
+                if split_pages > 8 && split_pages > context / 64 {
+                    continue;
+                }
+                let seconds = attention.time(split_pages)?;
+                write!(all, " {split_pages}:{:.1}", seconds * 1e6)?;
+                if seconds < best.0 {
+                    best = (seconds, split_pages);
+                }
+            }
+            let share = attention.bytes() as f64 / best.0 / copy;
+            let (best, split) = (best.0 * 1e6, best.1);
+            println!("  {batch:>2} x {context:>6} {best:>9.1} {share:.2} split {split:>3} |{all}");
+        }
+    }
+    let portable = Attention::new(&stream, (4, 4), 4, (64, 4096), true)?;
+    println!("portable attend, (4, 4) bits, group 4, 64 x 4096: {:.1} us", {
+        portable.time(32)? * 1e6
+    });
+    Ok(())
+}

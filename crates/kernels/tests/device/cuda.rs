@@ -1,0 +1,146 @@
+//! The checks on a GPU, where there is one: the portable text, and the text with the GPU's own
+//! `attend`.
+
+#![expect(unsafe_code, reason = "launches of kernels")]
+
+use std::sync::{Arc, LazyLock, Mutex};
+
+use cudarc::driver::{CudaSlice, CudaStream};
+use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram, compile, first_gpu};
+use kvant_kernels::device::{Activations, Kernel, Params, Spec, override_program, program};
+
+use crate::machine::{Buffer, Machine};
+use crate::random::widths;
+use crate::{attend, encode, rotate};
+
+static GPU: LazyLock<Option<Arc<CudaStream>>> = LazyLock::new(|| {
+    let gpu = first_gpu();
+    match &gpu {
+        Some(stream) => eprintln!("on {}", stream.context().name().unwrap()),
+        None => eprintln!("skipped: no CUDA driver or no GPU"),
+    }
+    gpu
+});
+
+/// One check at a time has the GPU.
+static TURN: Mutex<()> = Mutex::new(());
+
+struct Gpu {
+    stream: Arc<CudaStream>,
+    program: CudaProgram,
+}
+
+impl Gpu {
+    fn new(stream: &Arc<CudaStream>, spec: &Spec, portable: bool) -> Self {
+        let program = CudaProgram::new(stream, spec, portable, None).unwrap();
+        Self { stream: stream.clone(), program }
+    }
+}
+
+impl Machine for Gpu {
+    /// The GPU's own kernel takes queries of 15 bits and weights of 16.
+    const ATTEND_ERROR: f64 = 1e-3;
+
+    fn run(
+        &self,
+        (kernel, grid): (Kernel, [usize; 3]),
+        buffers: &[Buffer<'_>],
+        params: &impl Params,
+    ) -> Vec<Vec<u8>> {
+        let _turn = TURN.lock();
+        let put = |buffer: &Buffer<'_>| match buffer {
+            Buffer::Input([]) => self.stream.alloc_zeros(1).unwrap(),
+            Buffer::Input(bytes) => self.stream.clone_htod(*bytes).unwrap(),
+            Buffer::Output(size) => self.stream.clone_htod(&vec![0xFF_u8; *size]).unwrap(),
+        };
+        let mut on_gpu: Vec<CudaSlice<u8>> = buffers.iter().map(put).collect();
+        let each = on_gpu.iter_mut().zip(buffers).map(|(slice, buffer)| match buffer {
+            Buffer::Input(_) => CudaBuffer::Input(slice),
+            Buffer::Output(_) => CudaBuffer::Output(slice),
+        });
+        let mut arguments: Vec<_> = each.collect();
+        // SAFETY: the checks size their buffers by the kernels' comments, which the emulator holds
+        // them to.
+        unsafe { self.program.launch(kernel, grid, &mut arguments, params).unwrap() };
+        self.stream.synchronize().unwrap();
+        let outputs = on_gpu.iter().zip(buffers);
+        let outputs = outputs.filter(|(_, buffer)| matches!(buffer, Buffer::Output(_)));
+        outputs.map(|(slice, _)| self.stream.clone_dtoh(slice).unwrap()).collect()
+    }
+}
+
+/// Runs a check with the portable text and with the GPU's own `attend`.
+fn on_gpu(check: impl Fn(&dyn Fn(&Spec) -> Gpu)) {
+    with_text(true, &check);
+    with_text(false, &check);
+}
+
+fn with_text(portable: bool, check: impl Fn(&dyn Fn(&Spec) -> Gpu)) {
+    if let Some(stream) = &*GPU {
+        check(&|spec| Gpu::new(stream, spec, portable));
+    }
+}
+
+#[test]
+fn rotations() {
+    on_gpu(|make| rotate::check(make));
+}
+
+#[test]
+fn tiles() {
+    on_gpu(|make| encode::check(make));
+}
+
+#[test]
+fn strange_vectors() {
+    on_gpu(|make| encode::check_strange(make));
+}
+
+#[test]
+fn attention_of_all_shapes() {
+    on_gpu(|make| attend::check_shapes(make));
+    with_text(false, |make| attend::check_own_widths(make));
+}
+
+#[test]
+fn attention_options() {
+    for bits in [(4, 3), (4, 4), (3, 8), (8, 2)] {
+        on_gpu(|make| attend::check_options(make, 128, bits));
+    }
+}
+
+#[test]
+fn attention_of_sharp_scores() {
+    on_gpu(|make| attend::check_sharp(make, 64));
+    on_gpu(|make| attend::check_sharp(make, 128));
+}
+
+#[test]
+fn attention_of_long_contexts() {
+    on_gpu(|make| attend::check_long(make));
+}
+
+/// Needs the run-time compiler and no GPU; where the compiler is not installed it says so.
+#[test]
+fn every_text_compiles() {
+    let ready = std::panic::catch_unwind(|| compile("", "sm_90").is_ok());
+    if !ready.unwrap_or(false) {
+        eprintln!("skipped: no run-time compiler of CUDA");
+        return;
+    }
+    for (dim, keys, values, activations) in [
+        (80, 3, 4, Activations::F16),
+        (128, 4, 4, Activations::BF16),
+        (128, 8, 3, Activations::F16),
+        (128, 2, 8, Activations::F32),
+        (256, 8, 6, Activations::BF16),
+    ] {
+        let spec = Spec::new(dim, widths(keys, values), activations).unwrap();
+        compile(&program(&spec), "sm_80").unwrap_or_else(|e| panic!("{e}"));
+        for queries in [4, 8] {
+            if let Some(text) = override_program(&spec.clone().with_queries(queries)) {
+                compile(&text, "sm_90").unwrap_or_else(|e| panic!("{e}"));
+            }
+        }
+    }
+}
