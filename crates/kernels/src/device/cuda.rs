@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
@@ -80,7 +80,7 @@ impl CudaProgram {
         stream: &Arc<CudaStream>,
         spec: &Spec,
         portable: bool,
-        compiled: Option<&PathBuf>,
+        compiled: Option<&Path>,
     ) -> Result<Self, CudaError> {
         let context = stream.context();
         let (major, minor) = context.compute_capability()?;
@@ -150,12 +150,9 @@ pub fn first_gpu() -> Option<Arc<CudaStream>> {
 fn compiled_image(
     text: &str,
     architecture: &str,
-    folder: Option<&PathBuf>,
+    folder: Option<&Path>,
 ) -> Result<Vec<u8>, CudaError> {
-    let mut hasher = DefaultHasher::new();
-    (text, architecture, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
-    let kept =
-        folder.map(|folder| folder.join(format!("{architecture}-{:016x}.cubin", hasher.finish())));
+    let kept = folder.map(|folder| kept_path(text, architecture, folder));
     if let Some(image) = kept.as_ref().and_then(|path| std::fs::read(path).ok()) {
         return Ok(image);
     }
@@ -168,6 +165,13 @@ fn compiled_image(
         }
     }
     Ok(image)
+}
+
+/// Where the machine code of a text is kept.
+fn kept_path(text: &str, architecture: &str, folder: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    (text, architecture, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
+    folder.join(format!("{architecture}-{:016x}.cubin", hasher.finish()))
 }
 
 /// Runs the run-time compiler. Products and sums are not contracted: the dialect asks for that.
@@ -192,5 +196,23 @@ pub fn compile(text: &str, architecture: &str) -> Result<Vec<u8>, CudaError> {
         sys::nvrtcGetCUBIN(handle, image.as_mut_ptr().cast()).result().map_err(failed)?;
         nvrtc::destroy_program(handle).map_err(failed)?;
         Ok(image)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_machine_code_is_that_of_its_text_and_gpu() {
+        let folder = std::env::temp_dir().join(format!("kvant-compiled-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = kept_path("text", "sm_90", &folder);
+        assert_ne!(path, kept_path("other", "sm_90", &folder));
+        assert_ne!(path, kept_path("text", "sm_80", &folder));
+        std::fs::write(&path, b"machine code").unwrap();
+        let found = compiled_image("text", "sm_90", Some(&folder)).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(found, b"machine code");
     }
 }
