@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Error, Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 use kvant_engine::{Prompts, Reading, Teacher, Window};
 use kvant_kernels::cpu::{
     AttendParams, AttendRow, PackedParams, PackedRow, Path as KernelPath, attend_dense,
@@ -14,7 +14,7 @@ use kvant_kv_cache::{
     CacheShape, LayerShape, LayerTraits, PAGE_TOKENS, PageStore, ReferenceParams, Row, Span,
     Staging, Tiles, Wish, attend_reference, decide,
 };
-use kvant_models::{Attend, Decoder, ModelFiles};
+use kvant_models::{Attend, Decoder, ModelFiles, with_floats_mut};
 
 use crate::words;
 
@@ -96,18 +96,19 @@ struct Roads<'a> {
 }
 
 impl Attend for Roads<'_> {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attend(&mut self, layer: usize, [q, k, v]: [&Tensor; 3], out: &Tensor) -> Result<()> {
         let floats = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-        let (queries, shape) = (floats(q)?, q.dims3()?);
-        let (total, q_heads, dim) = shape;
+        let (queries, (total, q_heads, dim)) = (floats(q)?, q.dims3()?);
         self.staging.append(layer, (1, 0), &floats(k)?, &floats(v)?).map_err(Error::wrap)?;
         let spec = &self.decoder.spec().layers[layer];
         let (scale, window, softcap) = (spec.scale, spec.window, spec.softcap);
         let params = AttendParams { q_heads, scale, window, softcap };
-        let mut out = vec![0.0; queries.len()];
         let (tiles, staged) = self.staging.view(layer, 1).map_err(Error::wrap)?;
         let row = AttendRow { pages: staged, position: 0, tokens: total };
-        attend_dense(&mut out, &queries, tiles, &[row], &params);
+        with_floats_mut(out, |out| {
+            attend_dense(out, &queries, tiles, &[row], &params);
+            Ok(())
+        })?;
         let row = Row { pages: &self.pages, tail: 0, position: total - 1, tokens: 1 };
         let span = Span { start: 0, end: total, total };
         self.store.convert(layer, (&self.staging, 1), span, row).map_err(Error::wrap)?;
@@ -140,7 +141,7 @@ impl Attend for Roads<'_> {
         let rest: f64 = roads[0].iter().zip(&roads[1]).map(|(a, b)| square(a - b)).sum();
         let all: f64 = roads[1].iter().map(|x| square(*x)).sum();
         self.worst = self.worst.max((rest / all).sqrt());
-        Tensor::from_vec(out, shape, &Device::Cpu)
+        Ok(())
     }
 }
 
@@ -156,7 +157,9 @@ fn the_reference_road_agrees_with_the_kernels_on_real_caches() {
             let pages = vec![3, 0, 4, 1, 2];
             let mut roads = Roads { decoder: &decoder, staging, store, pages, worst: 0.0 };
             let positions: Vec<u32> = (0..total as u32).collect();
-            decoder.forward(&tokens[..total], &positions, &mut roads).unwrap();
+            let mut workspace = decoder.workspace();
+            let ids = &tokens[..total];
+            decoder.forward(ids, &positions, &mut roads, &mut workspace).unwrap();
             eprintln!("{preset}, {total} tokens: the roads differ by {:.1e}", roads.worst);
             assert!(roads.worst < 1e-3, "{preset}, {total} tokens: {:.1e}", roads.worst);
         }

@@ -17,6 +17,7 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
         &[
             "anyhow",
             "clap",
+            "core_affinity",
             "hf-hub",
             "indicatif",
             "rayon",
@@ -52,7 +53,6 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
         &["kernels"],
         &[
             "candle-core",
-            "candle-nn",
             "half",
             "memmap2",
             "rayon",

@@ -17,7 +17,7 @@ const IDLE: u64 = u64::MAX;
 
 impl Heartbeat {
     /// At rest; silence longer than `stall` while at work is a stall.
-    pub(crate) fn new(stall: Duration) -> Self {
+    pub fn new(stall: Duration) -> Self {
         Self { start: Instant::now(), last_ms: AtomicU64::new(IDLE), stall }
     }
 

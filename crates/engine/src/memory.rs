@@ -205,11 +205,14 @@ fn context(inputs: &MemoryInputs<'_>, most: usize) -> Result<usize, MemoryError>
 /// Bytes of a step's activations, its logits and the kernels' buffers, from above.
 fn workspace_bytes(spec: &DecoderSpec, step_tokens: usize) -> u64 {
     let heads = spec.heads;
-    let qkv = (heads.q + 2 * heads.kv) * heads.dim;
-    // The residual stream twice, a normed copy; q, k, v joined, apart, and rotated; the output of
-    // attention; gate and up joined, apart, and their product.
-    let widths = 3 * spec.hidden + 3 * qkv + 2 * heads.q * heads.dim + 4 * spec.intermediate;
-    let activations = step_tokens * widths * size_of::<f32>();
+    let (q, qkv) = (heads.q * heads.dim, (heads.q + 2 * heads.kv) * heads.dim);
+    let (wide, inner) = (qkv.max(2 * spec.intermediate), q.max(spec.intermediate));
+    // The residual stream, a normed copy, what is added; q, k, v joined (or gate and up), and
+    // apart; what attention gives (or gate times up).
+    let views = 3 * spec.hidden + wide + qkv + inner;
+    // Both roundings of a product's activations and both results; running sums of attention.
+    let kernels = 2 * inner.max(spec.hidden) + 2 * wide + 2 * q;
+    let activations = step_tokens * (views + kernels) * size_of::<f32>();
     // Logits and a copy of them while they are cut.
     let logits = 2 * LOGIT_ROWS * spec.vocab * size_of::<f32>();
     // Fixed: threads, buffers of the kernels, the binary itself.

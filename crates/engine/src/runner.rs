@@ -6,15 +6,14 @@ mod teacher;
 
 use std::sync::Arc;
 
-use candle_core::{Device, Storage, Tensor};
 use kvant_kv_cache::{Conversions, PageStore, Staging};
-use kvant_models::Decoder;
+use kvant_models::{Decoder, Workspace, with_floats_mut};
 
 use crate::heartbeat::Heartbeat;
 use crate::request::{SeqId, TokenLogprob};
 use crate::sampler::{self, Choice};
 use crate::step::{PromptLogprobs, SampleRow, Sampled, Step};
-use attend::StepAttend;
+use attend::{Rows, StepAttend};
 
 pub use attend::AttentionRoad;
 pub use teacher::{Prompts, Reading, Teacher, Window, prefill_alone};
@@ -55,12 +54,15 @@ pub struct ModelRunner {
     store: PageStore,
     staging: Staging,
     road: AttentionRoad,
+    workspace: Workspace,
 }
 
 impl ModelRunner {
     /// Joins a decoder to a cache of its shape.
     pub fn new(decoder: impl Into<Arc<Decoder>>, store: PageStore, staging: Staging) -> Self {
-        Self { decoder: decoder.into(), store, staging, road: AttentionRoad::Fused }
+        let decoder = decoder.into();
+        let workspace = decoder.workspace();
+        Self { decoder, store, staging, road: AttentionRoad::Fused, workspace }
     }
 
     /// Lets decode rows attend on another road.
@@ -70,32 +72,29 @@ impl ModelRunner {
         self
     }
 
-    /// Hidden states of a step's tokens, `[tokens, hidden]`; their keys and values are kept.
-    fn forward(&mut self, step: &Step, alive: &Heartbeat) -> Result<Tensor, RunError> {
+    /// Leaves the hidden states of a step's tokens in the workspace, and keeps their keys and
+    /// values.
+    fn forward(&mut self, step: &Step, alive: &Heartbeat) -> Result<(), RunError> {
         for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
             self.staging.open(chunk.seq.0, chunk.total as usize)?;
         }
         let tokens = Tokens::of(step);
-        let mut attend = StepAttend {
-            step,
-            layers: &self.decoder.spec().layers,
-            store: &mut self.store,
-            staging: &mut self.staging,
-            road: self.road,
-            alive,
-        };
-        let hidden = self.decoder.forward(&tokens.ids, &tokens.positions, &mut attend)?;
+        let layers = &self.decoder.spec().layers;
+        let rows = Rows::of(step);
+        let (store, staging, road) = (&mut self.store, &mut self.staging, self.road);
+        let mut attend = StepAttend { step, rows, layers, store, staging, road, alive };
+        let Tokens { ids, positions } = &tokens;
+        self.decoder.forward(ids, positions, &mut attend, &mut self.workspace)?;
         for chunk in step.prefill.iter().filter(|chunk| chunk.is_last()) {
             self.staging.close(chunk.seq.0);
         }
-        Ok(hidden)
+        Ok(())
     }
 
-    /// Logits of some rows of `hidden`, `LOGIT_ROWS` at a time; `each` gets the index in `rows` and
-    /// `[vocab]`, on the threads that compute.
+    /// Logits after some tokens of the last step, `LOGIT_ROWS` at a time; `each` gets the index in
+    /// `rows` and `[vocab]`, on the threads that compute.
     fn logits<T: Send>(
-        &self,
-        hidden: &Tensor,
+        &mut self,
         rows: &[u32],
         each: impl Fn(usize, &mut [f32]) -> T + Sync,
     ) -> Result<Vec<T>, RunError> {
@@ -103,25 +102,23 @@ impl ModelRunner {
         let vocab = self.decoder.spec().vocab;
         let mut results = Vec::with_capacity(rows.len());
         for (group, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
-            let index = Tensor::new(rows, &Device::Cpu)?;
-            let mut logits = floats(&self.decoder.logits(&hidden.index_select(&index, 0)?)?)?;
             let first = group * LOGIT_ROWS;
-            let rows = logits.par_chunks_mut(vocab).enumerate();
-            results.par_extend(rows.map(|(row, logits)| each(first + row, logits)));
+            with_floats_mut(self.decoder.logits(rows, &mut self.workspace)?, |logits| {
+                let rows = logits.par_chunks_mut(vocab).enumerate();
+                results.par_extend(rows.map(|(row, logits)| each(first + row, logits)));
+                Ok(())
+            })?;
         }
         Ok(results)
     }
 
     fn prompt_scores(
-        &self,
-        hidden: &Tensor,
+        &mut self,
         first: usize,
         asked: &PromptLogprobs,
     ) -> Result<Vec<TokenLogprob>, RunError> {
         let rows: Vec<u32> = (first..first + asked.targets.len()).map(|row| row as u32).collect();
-        self.logits(hidden, &rows, |index, logits| {
-            sampler::score(logits, asked.targets[index], asked.top)
-        })
+        self.logits(&rows, |index, logits| sampler::score(logits, asked.targets[index], asked.top))
     }
 }
 
@@ -143,11 +140,11 @@ impl Runner for ModelRunner {
 
 impl ModelRunner {
     fn compute(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
-        let hidden = self.forward(step, alive)?;
+        self.forward(step, alive)?;
         let rows = sampled_rows(step);
         let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
         let choices =
-            self.logits(&hidden, &at, |index, logits| sampler::sample(logits, rows[index].sample))?;
+            self.logits(&at, |index, logits| sampler::sample(logits, rows[index].sample))?;
         let mut sampled = Vec::with_capacity(rows.len());
         for (row, choice) in rows.iter().zip(choices) {
             sampled.push(result(row.seq, Vec::new(), choice));
@@ -156,7 +153,7 @@ impl ModelRunner {
         for chunk in &step.prefill {
             if let Some(asked) = &chunk.prompt_logprobs {
                 alive.beat();
-                let prompt = self.prompt_scores(&hidden, first, asked)?;
+                let prompt = self.prompt_scores(first, asked)?;
                 match sampled.iter_mut().find(|sampled| sampled.seq == chunk.seq) {
                     Some(sampled) => sampled.prompt = prompt,
                     None => sampled.push(result(chunk.seq, prompt, None)),
@@ -209,22 +206,4 @@ fn sampled_rows(step: &Step) -> Vec<Sampling<'_>> {
         Some(Sampling { seq, at: end - 1, sample: sample.as_ref()? })
     });
     samples.collect()
-}
-
-/// The numbers of a tensor, moved out if it is their only owner's.
-fn floats(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1()
-}
-
-/// Calls with the numbers of a contiguous f32 tensor on the CPU, without a copy.
-fn with_floats<T>(
-    tensor: &Tensor,
-    call: impl FnOnce(&[f32]) -> candle_core::Result<T>,
-) -> candle_core::Result<T> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let (Storage::Cpu(storage), Some((start, end))) = (&*storage, layout.contiguous_offsets())
-    else {
-        candle_core::bail!("attention wants contiguous numbers on the CPU")
-    };
-    call(&storage.as_slice::<f32>()?[start..end])
 }

@@ -5,5 +5,7 @@
 
 pub mod cpu;
 pub mod device;
+mod stash;
 
 pub use kvant_turboquant::PAGE_TOKENS;
+pub use stash::{Stash, of_length};

@@ -9,6 +9,6 @@ use candle_core::{Result, Tensor};
 /// other; the implementor knows which is whose.
 pub trait Attend {
     /// RoPE is already applied. q: `[tokens, heads.q, dim]`, k and v: `[tokens, heads.kv, dim]`,
-    /// f32 and contiguous; returns `[tokens, heads.q, dim]`.
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor>;
+    /// f32 and contiguous. What attention gives is written into out, `[tokens, heads.q, dim]`.
+    fn attend(&mut self, layer: usize, qkv: [&Tensor; 3], out: &Tensor) -> Result<()>;
 }

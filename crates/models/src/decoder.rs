@@ -1,10 +1,14 @@
-//! `Decoder`: one decoder for all families, over ragged `[tokens, hidden]` activations.
+//! `Decoder`: one decoder for all families, over ragged `[tokens, hidden]` activations that stay in
+//! a `Workspace`.
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 
+use crate::embedding::Lookup;
+use crate::floats::{floats, floats_mut};
 use crate::mlp::Mlp;
-use crate::rope::Angles;
-use crate::{Attend, DecoderSpec, Embedding, Heads, Linear, RmsNorm, Rotary};
+use crate::split::Split;
+use crate::workspace::Views;
+use crate::{Attend, DecoderSpec, Embedding, Heads, Linear, RmsNorm, Rotary, Workspace};
 
 /// Weights and arithmetic of a model. Knows neither pages nor sequences: it asks an [`Attend`].
 #[derive(Debug)]
@@ -35,7 +39,12 @@ pub(crate) struct Block {
 }
 
 impl Decoder {
-    /// Hidden states after the final norm: `[tokens, hidden]` f32.
+    /// Buffers for steps of this decoder.
+    pub fn workspace(&self) -> Workspace {
+        Workspace::new(&self.spec, &self.rotaries)
+    }
+
+    /// Leaves the hidden states after the final norm in [`Workspace::hidden`].
     ///
     /// ids and positions: one of each token of the step, of several sequences one after the other.
     /// A token's result depends on its own sequence only, through `attend`.
@@ -44,30 +53,40 @@ impl Decoder {
         ids: &[u32],
         positions: &[u32],
         attend: &mut dyn Attend,
-    ) -> Result<Tensor> {
+        workspace: &mut Workspace,
+    ) -> Result<()> {
         if ids.len() != positions.len() || ids.is_empty() {
             bail!("a step of {} tokens and {} positions", ids.len(), positions.len())
         }
-        let angles = self.rotaries.iter().map(|rotary| rotary.angles(positions, &Device::Cpu));
-        let angles = angles.collect::<Result<Vec<_>>>()?;
-        let mut x = self.embedding.forward(ids)?;
-        if self.spec.ends.embedding_scale != 1.0 {
-            x = (x * f64::from(self.spec.ends.embedding_scale))?;
+        let views = workspace.views(ids.len())?;
+        for (rotary, angles) in self.rotaries.iter().zip(&views.angles) {
+            rotary.angles(angles, positions)?;
         }
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let mut ask = |q: &Tensor, k: &Tensor, v: &Tensor| attend.attend(layer, q, k, v);
-            x = block.forward(&x, self.spec.heads, &angles[block.rotary], &mut ask)?;
+        let scale = self.spec.ends.embedding_scale;
+        views.residual.inplace_op1(&Lookup { embedding: &self.embedding, ids, scale })?;
+        let after = self.blocks.iter().skip(1).map(|block| &block.attention_norm);
+        let first = self.blocks.first().map_or(&self.norm, |block| &block.attention_norm);
+        first.norm_stream(&views.stream)?;
+        let layers = self.blocks.iter().zip(after.chain([&self.norm]));
+        for (layer, (block, next_norm)) in layers.enumerate() {
+            let rotary = &self.rotaries[block.rotary];
+            block.attend(views, (self.spec.heads, rotary), (layer, &mut *attend))?;
+            block.feed_forward(views, next_norm)?;
         }
-        self.norm.forward(&x)
+        Ok(())
     }
 
-    /// hidden: `[rows, hidden]` of [`Decoder::forward`]; returns `[rows, vocab]` f32.
-    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        let logits = self.head.forward(hidden)?;
-        match self.spec.ends.logit_softcap.map(f64::from) {
-            Some(cap) => (logits / cap)?.tanh()? * cap,
-            None => Ok(logits),
+    /// Logits after some tokens of the last step, by their index in it: `[rows, vocab]` f32, in the
+    /// workspace, where the next call overwrites them.
+    pub fn logits<'w>(&self, rows: &[u32], workspace: &'w mut Workspace) -> Result<&'w Tensor> {
+        let Some(hidden) = workspace.hidden().cloned() else { bail!("logits before any step") };
+        let [picked, logits] = workspace.head(rows.len())?;
+        picked.inplace_op2(&hidden, &Pick(rows))?;
+        self.head.forward(logits, picked)?;
+        if let Some(cap) = self.spec.ends.logit_softcap {
+            logits.inplace_op1(&SoftCap(cap))?;
         }
+        Ok(logits)
     }
 
     /// Shape and arithmetic.
@@ -85,40 +104,28 @@ impl Decoder {
     }
 }
 
-type Ask<'a> = dyn FnMut(&Tensor, &Tensor, &Tensor) -> Result<Tensor> + 'a;
-
 impl Block {
-    /// x: `[tokens, hidden]`; returns the same shape.
-    fn forward(
+    /// Attention, from the normed copy of the stream to the stream.
+    fn attend(
         &self,
-        x: &Tensor,
-        heads: Heads,
-        angles: &Angles,
-        attend: &mut Ask<'_>,
-    ) -> Result<Tensor> {
-        let tokens = x.dim(0)?;
-        let qkv = self.qkv.forward(&self.attention_norm.forward(x)?)?;
-        let part = |first: usize, count: usize| {
-            let part = qkv.narrow(1, first * heads.dim, count * heads.dim)?;
-            part.contiguous()?.reshape((tokens, count, heads.dim))
-        };
-        let (mut q, mut k) = (part(0, heads.q)?, part(heads.q, heads.kv)?);
-        if let Some([q_norm, k_norm]) = &self.qk_norms {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        let (q, k) = (angles.rotate(&q)?, angles.rotate(&k)?);
-        let v = part(heads.q + heads.kv, heads.kv)?;
-        let attended = attend(&q, &k, &v)?.reshape((tokens, heads.q * heads.dim))?;
-        let mut attended = self.output.forward(&attended)?;
-        if let Some([norm, _]) = &self.post_norms {
-            attended = norm.forward(&attended)?;
-        }
-        let x = (x + attended)?;
-        let mut mlp = self.mlp.forward(&self.mlp_norm.forward(&x)?)?;
-        if let Some([_, norm]) = &self.post_norms {
-            mlp = norm.forward(&mlp)?;
-        }
-        x + mlp
+        views: &Views,
+        (heads, rotary): (Heads, &Rotary),
+        (layer, attend): (usize, &mut dyn Attend),
+    ) -> Result<()> {
+        self.qkv.forward(&views.qkv, &views.normed)?;
+        let split = Split { heads, norms: self.qk_norms.as_ref(), rotary };
+        views.heads.inplace_op3(&views.qkv, &views.angles[self.rotary], &split)?;
+        attend.attend(layer, [&views.q, &views.k, &views.v], &views.attended)?;
+        self.output.forward(&views.delta, &views.attended_rows)?;
+        let post = self.post_norms.as_ref().map(|[attention, _]| attention);
+        self.mlp_norm.add_and_norm(&views.stream, &views.delta, post)
+    }
+
+    /// The MLP, from the normed copy of the stream to the stream, and the copy for what comes next.
+    fn feed_forward(&self, views: &Views, next_norm: &RmsNorm) -> Result<()> {
+        self.mlp.forward(views)?;
+        let post = self.post_norms.as_ref().map(|[_, mlp]| mlp);
+        next_norm.add_and_norm(&views.stream, &views.delta, post)
     }
 
     fn bytes(&self) -> u64 {
@@ -128,5 +135,51 @@ impl Block {
             + self.qkv.bytes()
             + self.output.bytes()
             + self.mlp.bytes()
+    }
+}
+
+/// Some rows of a matrix, in the order asked for.
+struct Pick<'a>(&'a [u32]);
+
+impl InplaceOp2 for Pick<'_> {
+    fn name(&self) -> &'static str {
+        "pick"
+    }
+
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
+        x: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let (tokens, width) = layout.shape().dims2()?;
+        let x = floats(x, layout)?;
+        let out = floats_mut(out, out_layout)?.chunks_exact_mut(width);
+        for (out, row) in out.zip(self.0) {
+            let row = *row as usize;
+            if row >= tokens {
+                bail!("row {row} of a step of {tokens} tokens")
+            }
+            out.copy_from_slice(&x[row * width..][..width]);
+        }
+        Ok(())
+    }
+}
+
+/// `cap · tanh(x / cap)`
+struct SoftCap(f32);
+
+impl InplaceOp1 for SoftCap {
+    fn name(&self) -> &'static str {
+        "soft cap"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let cap = self.0;
+        for x in floats_mut(x, layout)? {
+            *x = (*x / cap).tanh() * cap;
+        }
+        Ok(())
     }
 }

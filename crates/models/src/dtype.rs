@@ -1,6 +1,7 @@
 //! `WeightDtype`: number formats of stored weights, their block sizes, and their ids in files.
 
 use candle_core::quantized::GgmlDType;
+use half::{bf16, f16};
 use kvant_kernels::cpu::BlockFormat;
 
 /// Number format of a stored weight. Quantized formats keep blocks of elements of one row.
@@ -72,6 +73,21 @@ impl WeightDtype {
     /// False for the plain floats.
     pub fn is_quantized(self) -> bool {
         self.block_elements() > 1
+    }
+
+    /// Plain floats, little endian at any address, to f32; blocks stay as they are.
+    pub(crate) fn widen(self, out: &mut [f32], bytes: &[u8]) {
+        let four = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
+        let brain = |b: &[u8]| bf16::from_le_bytes([b[0], b[1]]).to_f32();
+        let size = self.block_bytes();
+        let pairs = out.iter_mut().zip(bytes.chunks_exact(size));
+        match self {
+            Self::F32 => pairs.for_each(|(out, bytes)| *out = four(bytes)),
+            Self::F16 => pairs.for_each(|(out, bytes)| *out = half(bytes)),
+            Self::BF16 => pairs.for_each(|(out, bytes)| *out = brain(bytes)),
+            _ => {}
+        }
     }
 
     /// The same format in candle's quantized tensors.

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use candle_core::quantized::QuantizedType;
-use candle_core::{CpuStorage, Device, Result, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
 
+use crate::floats::floats_mut;
 use crate::{TensorView, WeightDtype};
 
 /// Alignment of the blocks that candle widens.
@@ -31,38 +32,57 @@ impl Embedding {
         Ok(Self { weights, vocab, hidden })
     }
 
-    /// Returns `[ids, hidden]` f32.
-    pub fn forward(&self, ids: &[u32]) -> Result<Tensor> {
-        let mut out = Vec::with_capacity(ids.len() * self.hidden);
-        for &id in ids {
-            self.push_row(&mut out, id)?;
-        }
-        Tensor::from_vec(out, (ids.len(), self.hidden), &Device::Cpu)
-    }
-
     /// Bytes of the matrix.
     pub fn bytes(&self) -> u64 {
         self.weights.bytes.len() as u64
     }
 
-    fn push_row(&self, out: &mut Vec<f32>, id: u32) -> Result<()> {
+    /// out: `[hidden]`
+    fn row(&self, out: &mut [f32], id: u32) -> Result<()> {
         let row = id as usize;
         if row >= self.vocab {
             bail!("token {id} is not in the vocabulary of {}", self.vocab)
         }
         let size = self.weights.bytes.len() / self.vocab;
-        let Some(bytes) = self.weights.bytes.slice(row * size..(row + 1) * size) else {
-            bail!("embedding has no row {row}")
-        };
+        let bytes = &self.weights.bytes[row * size..(row + 1) * size];
         let dtype = self.weights.dtype;
         if dtype.is_quantized() {
-            let CpuStorage::F32(row) = blocks(dtype, &bytes).dequantize(self.hidden)? else {
+            // candle makes a row of its own of blocks.
+            let CpuStorage::F32(row) = blocks(dtype, bytes).dequantize(self.hidden)? else {
                 bail!("blocks of {dtype:?} did not become f32")
             };
-            out.extend(row);
+            out.copy_from_slice(&row);
         } else {
-            let view = TensorView { dtype, shape: vec![self.hidden], bytes };
-            out.extend(view.f32s().unwrap_or_default());
+            dtype.widen(out, bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Rows by token id, each times `scale`: `[ids, hidden]`.
+pub(crate) struct Lookup<'a> {
+    pub(crate) embedding: &'a Embedding,
+    pub(crate) ids: &'a [u32],
+    pub(crate) scale: f32,
+}
+
+impl InplaceOp1 for Lookup<'_> {
+    fn name(&self) -> &'static str {
+        "lookup"
+    }
+
+    fn cpu_fwd(&self, out: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (out, hidden) = (floats_mut(out, layout)?, self.embedding.hidden);
+        if out.len() != self.ids.len() * hidden {
+            bail!("{} numbers for the embedding of {} tokens", out.len(), self.ids.len())
+        }
+        for (out, id) in out.chunks_exact_mut(hidden).zip(self.ids) {
+            self.embedding.row(out, *id)?;
+            if self.scale != 1.0 {
+                for x in out {
+                    *x *= self.scale;
+                }
+            }
         }
         Ok(())
     }
@@ -90,9 +110,16 @@ fn blocks(dtype: WeightDtype, bytes: &[u8]) -> Box<dyn QuantizedType> {
 #[cfg(test)]
 mod tests {
     use candle_core::quantized::QTensor;
+    use candle_core::{Device, Tensor};
 
     use super::*;
     use crate::Bytes;
+
+    fn rows(embedding: &Embedding, ids: &[u32], scale: f32) -> Result<Vec<Vec<f32>>> {
+        let out = Tensor::full(f32::NAN, (ids.len(), embedding.hidden), &Device::Cpu)?;
+        out.inplace_op1(&Lookup { embedding, ids, scale })?;
+        out.to_vec2()
+    }
 
     #[test]
     fn rows_are_those_of_the_matrix_in_every_format() {
@@ -110,9 +137,10 @@ mod tests {
             let bytes = Bytes::from(bytes).slice(1..end).unwrap();
             let view = TensorView { dtype, shape: vec![vocab, hidden], bytes };
             let embedding = Embedding::new(view).unwrap();
-            let rows = embedding.forward(&[4, 0, 4]).unwrap().to_vec2::<f32>().unwrap();
             let expected = [4, 0, 4].map(|row: usize| expected[row].clone());
-            assert_eq!(rows, expected, "{dtype:?}");
+            assert_eq!(rows(&embedding, &[4, 0, 4], 1.0).unwrap(), expected, "{dtype:?}");
+            let twice = rows(&embedding, &[4], 2.0).unwrap();
+            assert!(twice[0].iter().zip(&expected[0]).all(|(a, b)| *a == 2.0 * b), "{dtype:?}");
         }
     }
 
@@ -124,8 +152,8 @@ mod tests {
             bytes: vec![0; count].into(),
         };
         let embedding = Embedding::new(view(24, [3, 2])).unwrap();
-        assert_eq!(embedding.forward(&[2]).unwrap().dims(), [1, 2]);
-        assert!(embedding.forward(&[3]).unwrap_err().to_string().contains("token 3"));
+        assert_eq!(rows(&embedding, &[2], 1.0).unwrap(), [[0.0; 2]]);
+        assert!(rows(&embedding, &[3], 1.0).unwrap_err().to_string().contains("token 3"));
         assert!(Embedding::new(view(23, [3, 2])).is_err());
     }
 }

@@ -1,7 +1,8 @@
 //! `Experts`: a mixture of experts. What a token gets depends on that token alone, bit for bit.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
+use crate::floats::{floats, floats_mut};
 use crate::mlp::Gated;
 use crate::{ExpertSpec, Linear};
 
@@ -26,34 +27,52 @@ impl Experts {
         Self { spec, router, mlps }
     }
 
-    /// x: `[tokens, hidden]`, contiguous; returns the same shape.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (tokens, hidden) = x.dims2()?;
+    /// x and out: `[tokens, hidden]`, contiguous. Unlike a plain MLP it allocates: how many tokens
+    /// an expert gets is known only when the router has spoken.
+    pub(crate) fn forward(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        out.inplace_op2(x, self)
+    }
+
+    fn compute(&self, out: &mut [f32], x: &[f32]) -> Result<()> {
+        let hidden = self.router.input();
         let mut visits: Vec<Vec<Visit>> = self.mlps.iter().map(|_| Vec::new()).collect();
-        for (token, scores) in self.router.forward(x)?.to_vec2::<f32>()?.iter().enumerate() {
+        for (token, scores) in self.router.compute(x)?.chunks(self.spec.count).enumerate() {
             for (expert, weight) in picked(scores, &self.spec) {
                 visits[expert].push(Visit { token, weight });
             }
         }
-        let rows = x.flatten_all()?.to_vec1::<f32>()?;
-        let mut out = vec![0.0; tokens * hidden];
+        out.fill(0.0);
         // In the order of experts: a token's sum has one order, whoever else is in the step.
         for (mlp, visits) in self.mlps.iter().zip(&visits).filter(|(_, v)| !v.is_empty()) {
-            let own = visits.iter().flat_map(|v| &rows[v.token * hidden..][..hidden]);
-            let own =
-                Tensor::from_vec(own.copied().collect(), (visits.len(), hidden), &Device::Cpu)?;
-            let results = mlp.forward(&own)?.to_vec2::<f32>()?;
-            for (visit, result) in visits.iter().zip(results) {
+            let own = visits.iter().flat_map(|v| &x[v.token * hidden..][..hidden]);
+            let results = mlp.compute(&own.copied().collect::<Vec<_>>())?;
+            for (visit, result) in visits.iter().zip(results.chunks_exact(hidden)) {
                 let out = &mut out[visit.token * hidden..][..hidden];
                 out.iter_mut().zip(result).for_each(|(out, r)| *out += visit.weight * r);
             }
         }
-        Tensor::from_vec(out, (tokens, hidden), &Device::Cpu)
+        Ok(())
     }
 
     /// Bytes of all matrices.
     pub(crate) fn bytes(&self) -> u64 {
         self.router.bytes() + self.mlps.iter().map(Gated::bytes).sum::<u64>()
+    }
+}
+
+impl InplaceOp2 for Experts {
+    fn name(&self) -> &'static str {
+        "experts"
+    }
+
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
+        x: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        self.compute(floats_mut(out, out_layout)?, floats(x, layout)?)
     }
 }
 
@@ -107,19 +126,19 @@ mod tests {
         let x: Vec<f32> =
             (0..tokens * hidden).map(|i| ((i * 37 % 101) as f32 - 50.0) / 9.0).collect();
         let run = |x: &[f32]| {
-            let x = Tensor::from_slice(x, (x.len() / hidden, hidden), &Device::Cpu).unwrap();
-            experts.forward(&x).unwrap().to_vec2::<f32>().unwrap()
+            let mut out = vec![f32::NAN; x.len()];
+            experts.compute(&mut out, x).unwrap();
+            out
         };
         let together = run(&x);
-        for (x, together) in x.chunks(hidden).zip(&together) {
-            assert_eq!(&run(x)[0], together);
+        for (x, together) in x.chunks(hidden).zip(together.chunks(hidden)) {
+            assert_eq!(run(x), together);
         }
         let used: std::collections::BTreeSet<_> = x
             .chunks(hidden)
             .flat_map(|x| {
-                let x = Tensor::from_slice(x, (1, hidden), &Device::Cpu).unwrap();
-                let scores = experts.router.forward(&x).unwrap().to_vec2::<f32>().unwrap();
-                picked(&scores[0], &SPEC).into_iter().map(|(expert, _)| expert)
+                let scores = experts.router.compute(x).unwrap();
+                picked(&scores, &SPEC).into_iter().map(|(expert, _)| expert)
             })
             .collect();
         assert!(used.len() > 2, "{used:?}");

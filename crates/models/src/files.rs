@@ -8,8 +8,6 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-
 use crate::{Bytes, Error, Gguf, HfConfig, WeightDtype};
 use weights::Weights;
 
@@ -27,15 +25,12 @@ pub struct TensorView {
 impl TensorView {
     /// Elements of a float tensor; `None` if it is quantized.
     pub fn f32s(&self) -> Option<Vec<f32>> {
-        let four = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
-        let brain = |b: &[u8]| bf16::from_le_bytes([b[0], b[1]]).to_f32();
-        match self.dtype {
-            WeightDtype::F32 => Some(self.bytes.chunks_exact(4).map(four).collect()),
-            WeightDtype::F16 => Some(self.bytes.chunks_exact(2).map(half).collect()),
-            WeightDtype::BF16 => Some(self.bytes.chunks_exact(2).map(brain).collect()),
-            _ => None,
+        if self.dtype.is_quantized() {
+            return None;
         }
+        let mut floats = vec![0.0; self.bytes.len() / self.dtype.bytes(1)?];
+        self.dtype.widen(&mut floats, &self.bytes);
+        Some(floats)
     }
 }
 

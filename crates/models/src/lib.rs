@@ -10,6 +10,7 @@ mod error;
 mod experts;
 mod family;
 mod files;
+mod floats;
 mod gguf;
 mod hf_config;
 mod linear;
@@ -19,6 +20,8 @@ mod norm;
 mod rope;
 mod safetensors;
 mod spec;
+mod split;
+mod workspace;
 
 pub use attend::Attend;
 pub use bytes::Bytes;
@@ -27,6 +30,7 @@ pub use dtype::WeightDtype;
 pub use embedding::Embedding;
 pub use error::Error;
 pub use files::{ModelFiles, TensorView};
+pub use floats::{with_floats, with_floats_mut};
 pub use gguf::{Array, Gguf, Value};
 pub use hf_config::{
     AttentionConfig, ExpertConfig, HfConfig, OutputConfig, RopeConfig, RopeScalingConfig,
@@ -34,8 +38,9 @@ pub use hf_config::{
 };
 pub use linear::Linear;
 pub use norm::RmsNorm;
-pub use rope::{Angles, Rotary};
+pub use rope::Rotary;
 pub use spec::{
     Activation, Bias, DecoderSpec, Ends, ExpertSpec, Heads, LayerSpec, MlpSpec, NormSpec, Rope,
     RopeScaling,
 };
+pub use workspace::Workspace;

@@ -2,15 +2,20 @@
 
 use std::fmt;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use half::{bf16, f16};
 use kvant_kernels::cpu::{MatmulShape, PackedWeights, Weights, matmul, quant_matmul_fine};
+use kvant_kernels::{Stash, of_length};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use crate::floats::{floats, floats_mut};
 use crate::{Bytes, TensorView, WeightDtype};
 
 /// Alignment that every stored number can do with.
 const ALIGN: usize = 4;
+
+/// Results of one of several formats, before they are put between the others.
+static PART: Stash<Vec<f32>> = Stash::new();
 
 /// `y = x · weightsᵀ + bias` for one matrix, or several that read the same x, their results side by
 /// side.
@@ -47,9 +52,14 @@ impl Linear {
         Ok(Self { parts, bias, input, output })
     }
 
-    /// x: `[tokens, in]` f32, contiguous; returns `[tokens, out]` f32.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.apply_op1_no_bwd(self)
+    /// x: `[tokens, in]`; the product is written into out, `[tokens, out]`. Both f32, contiguous.
+    pub fn forward(&self, out: &Tensor, x: &Tensor) -> Result<()> {
+        out.inplace_op2(x, self)
+    }
+
+    /// Columns of the matrices.
+    pub(crate) fn input(&self) -> usize {
+        self.input
     }
 
     /// Bytes of the matrices and the bias.
@@ -58,45 +68,61 @@ impl Linear {
         self.parts.iter().map(Part::bytes).sum::<usize>() as u64 + bias as u64
     }
 
-    fn compute(&self, x: &[f32]) -> Result<Vec<f32>> {
+    /// x: `[tokens, in]`; returns `[tokens, out]` in a buffer of its own.
+    pub(crate) fn compute(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; x.len() / self.input * self.output];
+        self.multiply(&mut out, x)?;
+        Ok(out)
+    }
+
+    fn multiply(&self, out: &mut [f32], x: &[f32]) -> Result<()> {
         let rows = x.len() / self.input;
-        let mut out = vec![0.0; rows * self.output];
-        if let [part] = self.parts.as_slice() {
-            part.multiply(&mut out, x)?;
-        } else {
-            let mut first = 0;
-            for part in &self.parts {
-                let mut own = vec![0.0; rows * part.output];
-                part.multiply(&mut own, x)?;
-                let rows = out.chunks_exact_mut(self.output).zip(own.chunks_exact(part.output));
-                rows.for_each(|(out, own)| out[first..][..part.output].copy_from_slice(own));
-                first += part.output;
+        if x.len() != rows * self.input || out.len() != rows * self.output {
+            bail!("{} activations for a matrix of {} inputs", x.len(), self.input)
+        }
+        let mut first = 0;
+        for part in &self.parts {
+            let columns = first..first + part.output;
+            first = columns.end;
+            // A single row's columns are a slice of the result.
+            if rows == 1 || part.output == self.output {
+                part.multiply(&mut out[columns.start * rows..columns.end * rows], x)?;
+                continue;
             }
+            PART.with(|own| {
+                let own = of_length(own, rows * part.output);
+                part.multiply(own, x)?;
+                let rows = out.chunks_exact_mut(self.output).zip(own.chunks_exact(part.output));
+                rows.for_each(|(out, own)| out[columns.clone()].copy_from_slice(own));
+                Ok::<_, candle_core::Error>(())
+            })?;
         }
         if let Some(bias) = &self.bias {
             for row in out.chunks_exact_mut(self.output) {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
             }
         }
-        Ok(out)
+        Ok(())
     }
 }
 
-impl CustomOp1 for Linear {
+impl InplaceOp2 for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        out: &mut CpuStorage,
+        out_layout: &Layout,
+        x: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
         let (rows, input) = layout.shape().dims2()?;
         if input != self.input {
             bail!("activations [{rows}, {input}] for a matrix of {} inputs", self.input)
         }
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            bail!("activations are not contiguous")
-        };
-        let out = self.compute(&x.as_slice::<f32>()?[start..end])?;
-        Ok((CpuStorage::F32(out), (rows, self.output).into()))
+        self.multiply(floats_mut(out, out_layout)?, floats(x, layout)?)
     }
 }
 

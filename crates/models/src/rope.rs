@@ -2,8 +2,9 @@
 
 use std::f64::consts::TAU;
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, bail};
 
+use crate::floats::floats_mut;
 use crate::{Rope, RopeScaling};
 
 /// Frequencies of one kind of layer.
@@ -13,13 +14,6 @@ pub struct Rotary {
     frequencies: Vec<f64>,
     /// Factor of cosines and sines.
     magnitude: f64,
-}
-
-/// Cosines and sines of a step's tokens, each `[tokens, rotated / 2]` f32.
-#[derive(Debug)]
-pub struct Angles {
-    cos: Tensor,
-    sin: Tensor,
 }
 
 impl Rotary {
@@ -68,43 +62,61 @@ impl Rotary {
         Ok(Self { frequencies, magnitude: rope.magnitude.into() })
     }
 
-    /// Angles of tokens at any positions, in any order. They are computed anew every step, in f64:
-    /// for a token that is a fraction of a percent of a layer, and a table of a long context would
-    /// take many megabytes.
-    pub fn angles(&self, positions: &[u32], device: &Device) -> Result<Angles> {
-        let count = positions.len() * self.frequencies.len();
-        let (mut cos, mut sin) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for &position in positions {
-            for frequency in &self.frequencies {
-                let (s, c) = (f64::from(position) * frequency).sin_cos();
-                cos.push((c * self.magnitude) as f32);
-                sin.push((s * self.magnitude) as f32);
-            }
+    /// Elements of a head that turn; the rest stays.
+    pub(crate) fn rotated(&self) -> usize {
+        2 * self.frequencies.len()
+    }
+
+    /// Angles of a step's tokens at any positions, in any order, into out, `[tokens, rotated]`:
+    /// cosines, then sines.
+    pub(crate) fn angles(&self, out: &Tensor, positions: &[u32]) -> Result<()> {
+        if self.frequencies.is_empty() {
+            // candle writes into no tensor without elements.
+            return Ok(());
         }
-        let shape = (positions.len(), self.frequencies.len());
-        Ok(Angles {
-            cos: Tensor::from_vec(cos, shape, device)?,
-            sin: Tensor::from_vec(sin, shape, device)?,
-        })
+        out.inplace_op1(&Turns { rotary: self, positions })
+    }
+
+    /// Turns a head by its token's angles, `[rotated]`.
+    pub(crate) fn turn(head: &mut [f32], angles: &[f32]) {
+        let half = angles.len() / 2;
+        let (cosines, sines) = angles.split_at(half);
+        let (first, second) = head[..2 * half].split_at_mut(half);
+        let pairs = first.iter_mut().zip(second).zip(cosines.iter().zip(sines));
+        for ((a, b), (cos, sin)) in pairs {
+            (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+        }
     }
 }
 
-impl Angles {
-    /// x: `[tokens, heads, dim]`, contiguous; returns the same shape, every head turned by its
-    /// token's angles; what is behind the turned elements stays.
-    pub fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        let (rotated, dim) = (2 * self.cos.dim(1)?, x.dim(2)?);
-        if rotated == 0 {
-            return Ok(x.clone());
+/// The operation of [`Rotary::angles`]. They are computed anew every step, in f64: for a token that
+/// is a fraction of a percent of a layer, and a table of a long context would take many megabytes.
+struct Turns<'a> {
+    rotary: &'a Rotary,
+    positions: &'a [u32],
+}
+
+impl InplaceOp1 for Turns<'_> {
+    fn name(&self) -> &'static str {
+        "turns"
+    }
+
+    fn cpu_fwd(&self, out: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let Rotary { frequencies, magnitude } = self.rotary;
+        let out = floats_mut(out, layout)?;
+        let rotated = self.rotary.rotated();
+        if out.len() != self.positions.len() * rotated {
+            bail!("{} angles of {} tokens", out.len(), self.positions.len())
         }
-        let turn = |x: &Tensor| {
-            candle_nn::rotary_emb::rope_thd(&x.unsqueeze(0)?, &self.cos, &self.sin)?.squeeze(0)
-        };
-        if rotated == dim {
-            return turn(x);
+        for (out, position) in out.chunks_exact_mut(rotated).zip(self.positions) {
+            let (cosines, sines) = out.split_at_mut(rotated / 2);
+            for ((cos, sin), frequency) in cosines.iter_mut().zip(sines).zip(frequencies) {
+                let (s, c) = (f64::from(*position) * frequency).sin_cos();
+                *cos = (c * magnitude) as f32;
+                *sin = (s * magnitude) as f32;
+            }
         }
-        let turned = turn(&x.narrow(2, 0, rotated)?.contiguous()?)?;
-        Tensor::cat(&[turned, x.narrow(2, rotated, dim - rotated)?.contiguous()?], 2)
+        Ok(())
     }
 }
 

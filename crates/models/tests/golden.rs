@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
 use candle_core::{Device, Result, Tensor};
-use kvant_models::{Attend, Decoder, DecoderSpec, Heads, LayerSpec, ModelFiles};
+use kvant_models::{Attend, Decoder, DecoderSpec, Heads, LayerSpec, ModelFiles, with_floats_mut};
 
 /// Causal attention over every sequence's keys and values, kept whole.
 struct PlainAttend {
@@ -50,12 +50,14 @@ impl PlainAttend {
 }
 
 impl Attend for PlainAttend {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attend(&mut self, layer: usize, qkv: [&Tensor; 3], out: &Tensor) -> Result<()> {
+        let [q, k, v] = qkv;
         let Heads { q: q_heads, kv, dim } = self.heads;
         assert_eq!(q.dims(), [self.rows.len(), q_heads, dim]);
         assert_eq!((k.dims(), v.dims()), (&[self.rows.len(), kv, dim][..], k.dims()));
-        let [q, k, v] = [q, k, v].map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
-        let mut out = Vec::new();
+        let [q, k, v] = qkv.map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(out.dims(), [self.rows.len(), q_heads, dim]);
+        let mut attended = Vec::new();
         for (token, &row) in self.rows.iter().enumerate() {
             let new = token * kv * dim..(token + 1) * kv * dim;
             let (keys, values) = self.cache.entry((row, layer)).or_default();
@@ -65,10 +67,18 @@ impl Attend for PlainAttend {
             for head in 0..q_heads {
                 let q = &q[(token * q_heads + head) * dim..][..dim];
                 let first = head / (q_heads / kv) * dim;
-                out.extend(self.head(&self.layers[layer], q, &keys[first..], &values[first..]));
+                attended.extend(self.head(
+                    &self.layers[layer],
+                    q,
+                    &keys[first..],
+                    &values[first..],
+                ));
             }
         }
-        Tensor::from_vec(out, (self.rows.len(), q_heads, dim), &Device::Cpu)
+        with_floats_mut(out, |out| {
+            out.copy_from_slice(&attended);
+            Ok(())
+        })
     }
 }
 
@@ -81,13 +91,15 @@ fn run(
 ) -> HashMap<usize, Vec<Vec<f32>>> {
     let mut attend = PlainAttend::new(decoder.spec());
     let mut logits: HashMap<usize, Vec<Vec<f32>>> = HashMap::new();
+    let mut workspace = decoder.workspace();
     for step in steps {
         let tokens = || step.iter().flat_map(|&(row, at, n)| (at..at + n).map(move |p| (row, p)));
         attend.rows = tokens().map(|(row, _)| row).collect();
         let positions: Vec<u32> = tokens().map(|(_, position)| position as u32).collect();
         let step_ids: Vec<u32> = tokens().map(|(_, position)| ids[position]).collect();
-        let hidden = decoder.forward(&step_ids, &positions, &mut attend).unwrap();
-        let rows = decoder.logits(&hidden).unwrap().to_vec2::<f32>().unwrap();
+        decoder.forward(&step_ids, &positions, &mut attend, &mut workspace).unwrap();
+        let all: Vec<u32> = (0..step_ids.len() as u32).collect();
+        let rows = decoder.logits(&all, &mut workspace).unwrap().to_vec2::<f32>().unwrap();
         for ((row, _), out) in tokens().zip(rows) {
             logits.entry(row).or_default().push(out);
         }
@@ -286,9 +298,15 @@ fn loading_tells_how_far_it_is() {
 fn wrong_steps_are_errors() {
     let Golden { decoder, .. } = golden("llama-gqa-tied");
     let mut attend = PlainAttend::new(decoder.spec());
-    assert!(decoder.forward(&[], &[], &mut attend).is_err());
-    assert!(decoder.forward(&[1, 2], &[0], &mut attend).is_err());
+    let mut workspace = decoder.workspace();
+    assert!(decoder.logits(&[0], &mut workspace).is_err());
     attend.rows = vec![0];
-    assert!(decoder.forward(&[95], &[0], &mut attend).is_ok());
-    assert!(decoder.forward(&[96], &[1], &mut attend).is_err());
+    let mut run = |ids: &[u32], positions: &[u32]| {
+        decoder.forward(ids, positions, &mut attend, &mut workspace)
+    };
+    assert!(run(&[], &[]).is_err());
+    assert!(run(&[1, 2], &[0]).is_err());
+    assert!(run(&[95], &[0]).is_ok());
+    assert!(run(&[96], &[1]).is_err());
+    assert!(decoder.logits(&[1], &mut workspace).is_err());
 }

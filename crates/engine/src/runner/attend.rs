@@ -1,22 +1,22 @@
 //! `StepAttend`: the join of decoder and cache: where a step's keys and values go, and what its
 //! tokens attend over.
 
-use candle_core::{Device, Error, Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 use kvant_kernels::cpu::{
     AttendParams, AttendRow, PackedParams, PackedRow, Path, attend_dense, attend_packed,
 };
 use kvant_kv_cache::{
     PAGE_TOKENS, PageStore, ReferenceParams, Row, Span, Staging, Tiles, attend_reference,
 };
-use kvant_models::{Attend, LayerSpec};
+use kvant_models::{Attend, LayerSpec, with_floats, with_floats_mut};
 
-use super::with_floats;
 use crate::heartbeat::Heartbeat;
 use crate::step::{DecodeRow, PrefillChunk, Step};
 
 /// Attention of one step: decode rows over pages, chunks over staging.
 pub(super) struct StepAttend<'a> {
     pub(super) step: &'a Step,
+    pub(super) rows: Rows<'a>,
     pub(super) layers: &'a [LayerSpec],
     pub(super) store: &'a mut PageStore,
     pub(super) staging: &'a mut Staging,
@@ -47,40 +47,68 @@ pub(super) struct Layer<'a> {
     pub(super) params: AttendParams,
 }
 
+/// Decode rows as the store and the kernels want them, the same in all layers.
+pub(super) struct Rows<'a> {
+    stored: Vec<Row<'a>>,
+    dense: Vec<AttendRow<'a>>,
+    packed: Vec<PackedRow<'a>>,
+}
+
+impl<'a> Rows<'a> {
+    pub(super) fn of(step: &'a Step) -> Self {
+        let dense = |row: &'a DecodeRow| AttendRow {
+            pages: &row.place.pages,
+            position: row.position as usize,
+            tokens: row.tokens.len(),
+        };
+        let packed = |row: &'a DecodeRow| PackedRow {
+            pages: &row.place.pages[..row.position as usize / PAGE_TOKENS],
+            tail: std::slice::from_ref(&row.place.tail),
+            sinks: None,
+            position: row.position as usize,
+            tokens: row.tokens.len(),
+            mask: None,
+        };
+        Self {
+            stored: step.decode.iter().map(row_of).collect(),
+            dense: step.decode.iter().map(dense).collect(),
+            packed: step.decode.iter().map(packed).collect(),
+        }
+    }
+}
+
 impl Attend for StepAttend<'_> {
-    fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    fn attend(&mut self, layer: usize, [q, k, v]: [&Tensor; 3], out: &Tensor) -> Result<()> {
         self.alive.beat();
         let (_, kv_heads, dim) = k.dims3()?;
-        let (tokens, q_heads, _) = q.dims3()?;
-        let mut out = vec![0.0; tokens * q_heads * dim];
+        let (_, q_heads, _) = q.dims3()?;
         let LayerSpec { window, scale, softcap, .. } = self.layers[layer];
         let params = AttendParams { q_heads, scale, window, softcap };
-        with_floats(q, |q| {
-            with_floats(k, |k| {
-                with_floats(v, |v| {
-                    let width = kv_heads * dim;
-                    let out = &mut out;
-                    self.layer(Layer { index: layer, width, q, k, v, out, params })
+        let width = kv_heads * dim;
+        with_floats_mut(out, |out| {
+            with_floats(q, |q| {
+                with_floats(k, |k| {
+                    with_floats(v, |v| {
+                        self.layer(Layer { index: layer, width, q, k, v, out, params })
+                    })
                 })
             })
-        })?;
-        Tensor::from_vec(out, (tokens, q_heads, dim), &Device::Cpu)
+        })
     }
 }
 
 impl StepAttend<'_> {
     fn layer(&mut self, layer: Layer<'_>) -> Result<()> {
         let Layer { index, width, q, k, v, out, params } = layer;
-        let rows: Vec<Row<'_>> = self.step.decode.iter().map(row_of).collect();
-        let decoded: usize = rows.iter().map(|row| row.tokens).sum();
+        let decoded: usize = self.rows.stored.iter().map(|row| row.tokens).sum();
         let per_query = q.len() / (k.len() / width);
         let (row_q, chunk_q) = q.split_at(decoded * per_query);
         let (row_out, chunk_out) = out.split_at_mut(decoded * per_query);
         let (row_k, chunk_k) = k.split_at(decoded * width);
         let (row_v, chunk_v) = v.split_at(decoded * width);
-        if !rows.is_empty() {
-            self.store.append(index, &rows, row_k, row_v);
-            self.decode(index, (row_out, row_q), &rows, &params);
+        if decoded > 0 {
+            self.store.append(index, &self.rows.stored, row_k, row_v);
+            self.decode(index, (row_out, row_q), &params);
         }
         match self.step.prefill.as_slice() {
             [] => Ok(()),
@@ -96,39 +124,17 @@ impl StepAttend<'_> {
         }
     }
 
-    fn decode(
-        &self,
-        layer: usize,
-        (out, q): (&mut [f32], &[f32]),
-        rows: &[Row<'_>],
-        params: &AttendParams,
-    ) {
+    fn decode(&self, layer: usize, (out, q): (&mut [f32], &[f32]), params: &AttendParams) {
+        let Rows { stored, dense, packed } = &self.rows;
         if self.road == AttentionRoad::Reference {
             let AttendParams { q_heads, scale, window, softcap: soft_cap } = *params;
             let params = ReferenceParams { q_heads, scale, window, soft_cap };
-            attend_reference(out, q, (self.store, layer), rows, &params);
+            attend_reference(out, q, (self.store, layer), stored, &params);
             return;
         }
         match self.store.tiles(layer) {
-            Tiles::Dense(tiles) => {
-                let rows = self.step.decode.iter().map(|row| AttendRow {
-                    pages: &row.place.pages,
-                    position: row.position as usize,
-                    tokens: row.tokens.len(),
-                });
-                attend_dense(out, q, tiles, &rows.collect::<Vec<_>>(), params);
-            }
-            Tiles::Packed(tiles) => {
-                let rows = self.step.decode.iter().map(|row| PackedRow {
-                    pages: &row.place.pages[..row.position as usize / PAGE_TOKENS],
-                    tail: std::slice::from_ref(&row.place.tail),
-                    sinks: None,
-                    position: row.position as usize,
-                    tokens: row.tokens.len(),
-                    mask: None,
-                });
-                attend_packed(out, q, tiles, &rows.collect::<Vec<_>>(), &packed_params(params));
-            }
+            Tiles::Dense(tiles) => attend_dense(out, q, tiles, dense, params),
+            Tiles::Packed(tiles) => attend_packed(out, q, tiles, packed, &packed_params(params)),
         }
     }
 

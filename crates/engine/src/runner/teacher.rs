@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::Tensor;
 use kvant_kv_cache::{CacheShape, PAGE_TOKENS, PageStore, Row, Span, Staging, pages_for};
 use kvant_models::Decoder;
 
@@ -118,7 +117,7 @@ fn chunks(
 }
 
 /// On a thread that computes, as the engine's steps.
-fn forward(runner: &mut ModelRunner, step: &Step) -> Result<Tensor, RunError> {
+fn forward(runner: &mut ModelRunner, step: &Step) -> Result<(), RunError> {
     let alive = Heartbeat::new(Duration::MAX);
     rayon::scope(|_| runner.forward(step, &alive))
 }
@@ -169,9 +168,9 @@ impl Teacher {
         if places.is_empty() {
             return Ok(None);
         }
-        let hidden = forward(&mut self.runner, &step)?;
+        forward(&mut self.runner, &step)?;
         let rows: Vec<u32> = (0..places.len() as u32).collect();
-        let readings = self.runner.logits(&hidden, &rows, |index, logits| {
+        let readings = self.runner.logits(&rows, |index, logits| {
             let (window, position) = places[index];
             Reading { window, position, logits: logits.to_vec() }
         });

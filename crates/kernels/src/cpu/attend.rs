@@ -14,11 +14,10 @@ pub(super) mod tile;
 mod tests;
 
 use half::f16;
-use rayon::prelude::*;
 use std::ops::Range;
 
-use crate::PAGE_TOKENS;
-use lanes::{Lanes, ZERO};
+use crate::{PAGE_TOKENS, Stash, of_length};
+use lanes::Lanes;
 
 /// Tokens after which the running softmax starts afresh. Part of the definition of the result.
 pub(super) const SPLIT_TOKENS: usize = 512;
@@ -26,6 +25,8 @@ pub(super) const SPLIT_TOKENS: usize = 512;
 const BLOCK_QUERIES: usize = 32;
 /// Work, in query vectors times tiles, below which threads cost more than they give.
 const SERIAL_WORK: usize = 32;
+
+static BUFFERS: Stash<Buffers> = Stash::new();
 
 /// Keys and values of one layer, each `[page][kv_heads][PAGE_TOKENS][dim]`.
 #[derive(Clone, Copy, Debug)]
@@ -82,27 +83,54 @@ pub fn attend_dense(
 ) {
     let job = Job::new(q, tiles, rows, params);
     assert_eq!(out.len(), q.len(), "out must have the shape of q");
-    let blocks = job.blocks();
-    let few = blocks.len() * tiles.kv_heads < 4 * rayon::current_num_threads();
-    let tasks = job.tasks(&blocks, few);
-    let mut state = vec![ZERO; tasks.iter().map(|t| job.state_len(&t.block)).sum()];
-    let mut parts = Vec::with_capacity(tasks.len());
-    let mut rest = state.as_mut_slice();
-    let mut work = 0;
-    for task in tasks {
-        let (own, others) = rest.split_at_mut(job.state_len(&task.block));
-        rest = others;
-        work += job.queries(&task.block) * task.splits.len();
-        parts.push((task, own));
-    }
-    if work * (SPLIT_TOKENS / PAGE_TOKENS) <= SERIAL_WORK || parts.len() == 1 {
-        for (task, own) in parts {
-            tile::run(&job, &task, own);
+    BUFFERS.with(|Buffers { blocks, tasks, state }| {
+        job.fill_blocks(blocks);
+        let few = blocks.len() * tiles.kv_heads < 4 * rayon::current_num_threads();
+        job.fill_tasks(tasks, blocks, few);
+        let state = of_length(state, tasks.iter().map(|task| job.state_len(&task.block)).sum());
+        let work: usize = tasks.iter().map(|t| job.queries(&t.block) * t.splits.len()).sum();
+        if work * (SPLIT_TOKENS / PAGE_TOKENS) <= SERIAL_WORK {
+            let mut rest = &mut *state;
+            for task in tasks.iter() {
+                let (own, others) = rest.split_at_mut(job.state_len(&task.block));
+                rest = others;
+                tile::run(&job, task, own);
+            }
+        } else {
+            let length = |task: &Task| job.state_len(&task.block);
+            spread(tasks, state, &length, &|task, own| tile::run(&job, task, own));
         }
-    } else {
-        parts.into_par_iter().for_each(|(task, own)| tile::run(&job, &task, own));
+        job.write(out, state, blocks, few);
+    });
+}
+
+/// Runs tasks on all threads, each with its own part of the state, of the length that `length`
+/// gives. By halves: a parallel iterator over tasks of different lengths would need a list.
+pub(super) fn spread<T: Sync, S: Send>(
+    tasks: &[T],
+    state: &mut [S],
+    length: &(impl Fn(&T) -> usize + Sync),
+    run: &(impl Fn(&T, &mut [S]) + Sync),
+) {
+    match tasks {
+        [] => {}
+        [task] => run(task, state),
+        _ => {
+            let (first, second) = tasks.split_at(tasks.len() / 2);
+            let (own, others) = state.split_at_mut(first.iter().map(length).sum());
+            let mine = || spread(first, own, length, run);
+            rayon::join(mine, || spread(second, others, length, run));
+        }
     }
-    job.write(out, &mut state, &blocks, few);
+}
+
+/// What a call needs, kept for later ones.
+#[derive(Default)]
+struct Buffers {
+    blocks: Vec<Block>,
+    tasks: Vec<Task>,
+    /// States of the tasks, one after the other.
+    state: Vec<Lanes>,
 }
 
 /// Query tokens of one row that go through the keys together.
@@ -168,10 +196,10 @@ impl<'a> Job<'a> {
         Self { q, tiles, rows, params, group, width: 2 * dim.div_ceil(16) }
     }
 
-    fn blocks(&self) -> Vec<Block> {
+    fn fill_blocks(&self, blocks: &mut Vec<Block>) {
         let size = (BLOCK_QUERIES / self.group).max(1);
         let mut query = 0;
-        let mut blocks = Vec::with_capacity(self.rows.len());
+        blocks.clear();
         for (index, row) in self.rows.iter().enumerate() {
             for first in (0..row.tokens).step_by(size) {
                 let tokens = size.min(row.tokens - first);
@@ -179,13 +207,12 @@ impl<'a> Job<'a> {
                 query += tokens;
             }
         }
-        blocks
     }
 
     /// In the order of blocks, heads, splits. `apart`: one task a split, else one task for all
     /// splits.
-    fn tasks(&self, blocks: &[Block], apart: bool) -> Vec<Task> {
-        let mut tasks = Vec::with_capacity(blocks.len() * self.tiles.kv_heads);
+    fn fill_tasks(&self, tasks: &mut Vec<Task>, blocks: &[Block], apart: bool) {
+        tasks.clear();
         for block in blocks {
             let splits = self.splits(block);
             let step = if apart { 1 } else { splits.len() };
@@ -196,7 +223,6 @@ impl<'a> Job<'a> {
                 }
             }
         }
-        tasks
     }
 
     /// Splits with keys that any token of the block sees; at least one.

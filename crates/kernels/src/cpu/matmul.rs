@@ -4,6 +4,7 @@
 //! folded in one fixed tree, whatever tile it was computed in: a row's result depends neither on
 //! the other rows nor on the threads.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
@@ -11,12 +12,22 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use wide::f32x8;
 
+use crate::{Stash, of_length};
+
 /// Lanes of an accumulator: one AVX2 register of f32.
 const LANES: usize = 8;
 /// Rows of a register block; with four columns it fills the sixteen AVX2 registers.
 const BLOCK_ROWS: usize = 3;
 /// Columns of a task, widened to f32 once for all rows: a tile stays in the second-level cache.
 const TILE_COLUMNS: usize = 32;
+
+/// Results by tiles of columns.
+static TILED: Stash<Vec<f32>> = Stash::new();
+
+thread_local! {
+    /// One tile of weights, widened.
+    static WIDE: RefCell<Vec<f32>> = RefCell::default();
+}
 
 /// A weight matrix, row-major `[out, in]`.
 #[derive(Clone, Copy, Debug)]
@@ -121,21 +132,16 @@ fn product<T: Element>(out: &mut [f32], x: &[f32], weights: &[T], shape: MatmulS
     }
     // Tasks own columns, memory is by rows: tiles are made one after the other and then put in
     // place.
-    let mut tiled = vec![0.0; out.len()];
-    let tiles = tiled.par_chunks_mut(TILE_COLUMNS * rows).zip(columns);
-    if rows <= BLOCK_ROWS {
-        tiles.for_each(|(tile, weights)| few_rows(tile, x, weights, input));
-    } else {
-        tiles.for_each_init(Vec::new, |wide, (tile, weights)| {
-            let weights = T::as_f32(weights).unwrap_or_else(|| {
-                wide.resize(weights.len(), 0.0);
-                T::widen(weights, wide);
-                wide
-            });
-            all_rows(tile, x, weights, input);
-        });
-    }
-    place(out, &tiled, shape);
+    TILED.with(|tiled| {
+        let tiled = of_length(tiled, out.len());
+        let tiles = tiled.par_chunks_mut(TILE_COLUMNS * rows).zip(columns);
+        if rows <= BLOCK_ROWS {
+            tiles.for_each(|(tile, weights)| few_rows(tile, x, weights, input));
+        } else {
+            tiles.for_each(|(tile, weights)| widened_rows(tile, x, weights, input));
+        }
+        place(out, tiled, shape);
+    });
 }
 
 /// `out[rows, output] = x[rows, input] · weights[output, input]ᵀ` for weights in any other format:
@@ -156,19 +162,23 @@ pub fn matmul_widened(
         out.fill(0.0);
         return;
     }
-    let task = |wide: &mut Vec<f32>, (index, tile): (usize, &mut [f32])| {
+    let task = |(index, tile): (usize, &mut [f32])| {
         let first = index * TILE_COLUMNS;
         let columns = first..first + tile.len() / rows;
-        wide.resize(columns.len() * input, 0.0);
-        widen(columns, wide);
-        all_rows(tile, x, wide, input);
+        WIDE.with_borrow_mut(|wide| {
+            let wide = of_length(wide, columns.len() * input);
+            widen(columns, wide);
+            all_rows(tile, x, wide, input);
+        });
     };
     if rows == 1 {
-        return out.par_chunks_mut(TILE_COLUMNS).enumerate().for_each_init(Vec::new, task);
+        return out.par_chunks_mut(TILE_COLUMNS).enumerate().for_each(task);
     }
-    let mut tiled = vec![0.0; out.len()];
-    tiled.par_chunks_mut(TILE_COLUMNS * rows).enumerate().for_each_init(Vec::new, task);
-    place(out, &tiled, shape);
+    TILED.with(|tiled| {
+        let tiled = of_length(tiled, out.len());
+        tiled.par_chunks_mut(TILE_COLUMNS * rows).enumerate().for_each(task);
+        place(out, tiled, shape);
+    });
 }
 
 /// From tiles of columns, each `[rows, width]`, one after the other, to `[rows, output]`.
@@ -178,6 +188,18 @@ fn place(out: &mut [f32], tiled: &[f32], shape: MatmulShape) {
         for (out, tile) in out.chunks_mut(TILE_COLUMNS).zip(tiles) {
             out.copy_from_slice(&tile[row * out.len()..][..out.len()]);
         }
+    });
+}
+
+/// [`all_rows`] with weights that are widened once for all of them.
+fn widened_rows<T: Element>(tile: &mut [f32], x: &[f32], weights: &[T], input: usize) {
+    if let Some(weights) = T::as_f32(weights) {
+        return all_rows(tile, x, weights, input);
+    }
+    WIDE.with_borrow_mut(|wide| {
+        let wide = of_length(wide, weights.len());
+        T::widen(weights, wide);
+        all_rows(tile, x, wide, input);
     });
 }
 

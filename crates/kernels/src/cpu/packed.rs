@@ -28,16 +28,18 @@ use std::ops::Range;
 use kvant_turboquant::{PageLayout, Rotation};
 use rayon::prelude::*;
 
-use super::attend::lanes::{Lanes, ZERO, exp2_one};
-use super::attend::{DenseTiles, SPLIT_TOKENS, tile};
-use crate::PAGE_TOKENS;
+use super::attend::lanes::{Lanes, exp2_one};
+use super::attend::{DenseTiles, SPLIT_TOKENS, spread, tile};
 use crate::cpu::Path;
+use crate::{PAGE_TOKENS, Stash, of_length};
 use shape::{Line, Shape};
 
 /// Query vectors that share one read of a page. Changes speed only.
 const BLOCK_QUERIES: usize = 32;
 /// Pages of a split.
 const SPLIT_PAGES: usize = SPLIT_TOKENS / PAGE_TOKENS;
+
+static BUFFERS: Stash<Buffers> = Stash::new();
 
 /// Keys and values of one layer.
 #[derive(Clone, Copy, Debug)]
@@ -104,25 +106,30 @@ pub fn attend_packed(
 ) {
     let job = Job::new(q, tiles, rows, params);
     assert_eq!(out.len(), q.len(), "out must have the shape of q");
-    let blocks = job.blocks();
-    let few = blocks.len() * tiles.dense.kv_heads < 4 * rayon::current_num_threads();
-    let tasks = job.tasks(&blocks, few);
-    let mut state = vec![ZERO; tasks.iter().map(|task| job.state_len(&task.block)).sum()];
-    let mut parts = Vec::with_capacity(tasks.len());
-    let mut rest = state.as_mut_slice();
-    for task in tasks {
-        let (own, others) = rest.split_at_mut(job.state_len(&task.block));
-        rest = others;
-        parts.push((task, own));
-    }
-    if parts.len() == 1 {
-        for (task, own) in parts {
-            task::run(&job, &task, own);
-        }
-    } else {
-        parts.into_par_iter().for_each(|(task, own)| task::run(&job, &task, own));
-    }
-    job.write(out, &mut state, &blocks, few);
+    BUFFERS.with(|Buffers { rotated, blocks, tasks, state }| {
+        rotated.clear();
+        rotated.extend_from_slice(q);
+        *rotated = tiles.keys.rotate(std::mem::take(rotated)).into_values();
+        let job = Job { rotated, ..job };
+        job.fill_blocks(blocks);
+        let few = blocks.len() * tiles.dense.kv_heads < 4 * rayon::current_num_threads();
+        job.fill_tasks(tasks, blocks, few);
+        let length = |task: &Task| job.state_len(&task.block);
+        let state = of_length(state, tasks.iter().map(length).sum());
+        spread(tasks, state, &length, &|task, own| task::run(&job, task, own));
+        job.write(out, state, blocks, few);
+    });
+}
+
+/// What a call needs, kept for later ones.
+#[derive(Default)]
+struct Buffers {
+    /// Queries in the space of the keys.
+    rotated: Vec<f32>,
+    blocks: Vec<Block>,
+    tasks: Vec<Task>,
+    /// States of the tasks, one after the other.
+    state: Vec<Lanes>,
 }
 
 /// Query tokens of one row that go through the keys together.
@@ -171,8 +178,8 @@ struct Weights {
 /// The arguments, checked, and what follows from them.
 struct Job<'a> {
     q: &'a [f32],
-    /// All queries in the space of the keys.
-    rotated: Vec<f32>,
+    /// All queries in the space of the keys; empty until they are there.
+    rotated: &'a [f32],
     tiles: PackedTiles<'a>,
     shape: Shape,
     rows: &'a [PackedRow<'a>],
@@ -215,16 +222,15 @@ impl<'a> Job<'a> {
             assert!(row.mask.is_none_or(|mask| mask.len() == row.tokens * end), "mask of a row");
             assert!(row.sinks.is_none_or(|(sinks, _)| sinks <= PAGE_TOKENS.min(packed)), "sinks");
         }
-        let rotated = tiles.keys.rotate(q.to_vec()).into_values();
         let width = 2 * dim.div_ceil(16);
         let shape = Shape::new(tiles.layout);
-        Self { q, rotated, tiles, shape, rows, params, group, width }
+        Self { q, rotated: &[], tiles, shape, rows, params, group, width }
     }
 
-    fn blocks(&self) -> Vec<Block> {
+    fn fill_blocks(&self, blocks: &mut Vec<Block>) {
         let size = (BLOCK_QUERIES / self.group).max(1);
         let mut query = 0;
-        let mut blocks = Vec::with_capacity(self.rows.len());
+        blocks.clear();
         for (row, tokens) in self.rows.iter().map(|row| row.tokens).enumerate() {
             for first in (0..tokens).step_by(size) {
                 let tokens = size.min(tokens - first);
@@ -232,12 +238,11 @@ impl<'a> Job<'a> {
                 query += tokens;
             }
         }
-        blocks
     }
 
     /// In the order of blocks, heads, splits. `apart`: one task a split, else one for all splits.
-    fn tasks(&self, blocks: &[Block], apart: bool) -> Vec<Task> {
-        let mut tasks = Vec::with_capacity(blocks.len() * self.tiles.dense.kv_heads);
+    fn fill_tasks(&self, tasks: &mut Vec<Task>, blocks: &[Block], apart: bool) {
+        tasks.clear();
         for block in blocks {
             let splits = self.splits(block);
             let step = if apart { 1 } else { splits.len() };
@@ -248,7 +253,6 @@ impl<'a> Job<'a> {
                 }
             }
         }
-        tasks
     }
 
     /// Splits that any token of the block sees, and the one of the 16-bit tokens.

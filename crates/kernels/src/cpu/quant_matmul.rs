@@ -31,6 +31,7 @@ use lanes::{LANES, Sums};
 use tile::Tile;
 
 use crate::cpu::Path;
+use crate::{Stash, of_length};
 
 pub use format::BlockFormat;
 pub use pack::PackedWeights;
@@ -41,6 +42,11 @@ const CHUNK_ROWS: usize = 64;
 const CHUNK_BYTES: usize = 512 * 1024;
 /// Bytes of weights that a task should at least read, to be worth a thread.
 const TASK_BYTES: usize = 64 * 1024;
+
+/// Activations in eight bits.
+static CELLS: Stash<Vec<Cell>> = Stash::new();
+/// Activations with what their rounding leaves out, and the products of both.
+static PAIRS: Stash<[Vec<f32>; 2]> = Stash::new();
 
 /// `out[rows, output] = x[rows, input] · weights[output, input]ᵀ`.
 ///
@@ -57,15 +63,18 @@ pub fn quant_matmul(out: &mut [f32], x: &[f32], weights: &PackedWeights) {
 /// If a slice is not as long as the weights say.
 pub fn quant_matmul_fine(out: &mut [f32], x: &[f32], weights: &PackedWeights) {
     let (input, output) = (weights.input, weights.output);
-    let pairs = activations::with_residuals(x, input);
-    let mut sums = vec![0.0; 2 * out.len()];
-    quant_matmul(&mut sums, &pairs, weights);
-    for (out, pair) in out.chunks_exact_mut(output).zip(sums.chunks_exact(2 * output)) {
-        let (whole, residuals) = pair.split_at(output);
-        for ((out, whole), residual) in out.iter_mut().zip(whole).zip(residuals) {
-            *out = whole + residual;
+    PAIRS.with(|[pairs, sums]| {
+        let pairs = of_length(pairs, 2 * x.len());
+        activations::with_residuals(pairs, x, input);
+        let sums = of_length(sums, 2 * out.len());
+        quant_matmul(sums, pairs, weights);
+        for (out, pair) in out.chunks_exact_mut(output).zip(sums.chunks_exact(2 * output)) {
+            let (whole, residuals) = pair.split_at(output);
+            for ((out, whole), residual) in out.iter_mut().zip(whole).zip(residuals) {
+                *out = whole + residual;
+            }
         }
-    }
+    });
 }
 
 /// [`quant_matmul`] with chosen instructions, for tests and measurements.
@@ -73,6 +82,15 @@ pub fn quant_matmul_fine(out: &mut [f32], x: &[f32], weights: &PackedWeights) {
 /// # Panics
 /// If a slice is not as long as the weights say.
 pub fn quant_matmul_on(path: Path, out: &mut [f32], x: &[f32], weights: &PackedWeights) {
+    CELLS.with(|cells| multiply(path, out, (x, cells), weights));
+}
+
+fn multiply(
+    path: Path,
+    out: &mut [f32],
+    (x, cells): (&[f32], &mut Vec<Cell>),
+    weights: &PackedWeights,
+) {
     let PackedWeights { input, output, format, .. } = *weights;
     assert!(x.len().is_multiple_of(input), "x is not [rows, input]");
     let rows = x.len() / input;
@@ -83,7 +101,9 @@ pub fn quant_matmul_on(path: Path, out: &mut [f32], x: &[f32], weights: &PackedW
     let fitting = CHUNK_BYTES / (input / BLOCK * size_of::<Cell>());
     let chunks = rows.div_ceil(fitting.clamp(8, CHUNK_ROWS));
     let chunk = rows.div_ceil(chunks);
-    let cells = activations::cells(x, input, chunk, format.codebook());
+    let cells = of_length(cells, x.len() / BLOCK);
+    activations::cells(cells, x, (input, chunk), format.codebook());
+    let cells = &*cells;
     let (lines, scales) = (format.tile_lines(input), format.tile_scale_bytes(input));
     let (tiles, chunks) = (output.div_ceil(LANES), rows.div_ceil(chunk));
     let kernel = Kernel::new(path);

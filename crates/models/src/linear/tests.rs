@@ -19,8 +19,11 @@ fn matrix(dtype: WeightDtype, shape: [usize; 2], seed: usize) -> (TensorView, Ve
 }
 
 fn run(linear: &Linear, x: &[f32]) -> Vec<f32> {
-    let x = Tensor::from_slice(x, (x.len() / linear.input, linear.input), &Device::Cpu).unwrap();
-    linear.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    let rows = x.len() / linear.input;
+    let x = Tensor::from_slice(x, (rows, linear.input), &Device::Cpu).unwrap();
+    let out = Tensor::full(f32::NAN, (rows, linear.output), &Device::Cpu).unwrap();
+    linear.forward(&out, &x).unwrap();
+    out.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn activations(rows: usize, input: usize) -> Vec<f32> {
@@ -125,6 +128,10 @@ fn what_does_not_fit_is_an_error() {
     ];
     assert!(wrong.iter().all(|view| Linear::new(view, None).is_err()));
     let linear = Linear::new(&view, None).unwrap();
-    let x = Tensor::zeros((1, 65), candle_core::DType::F32, &Device::Cpu).unwrap();
-    assert!(linear.forward(&x).is_err());
+    let zeros =
+        |shape| Tensor::zeros::<(usize, usize)>(shape, candle_core::DType::F32, &Device::Cpu);
+    let out = zeros((1, 4)).unwrap();
+    assert!(linear.forward(&out, &zeros((1, 65)).unwrap()).is_err());
+    assert!(linear.forward(&out, &zeros((2, 64)).unwrap()).is_err());
+    assert!(linear.forward(&out, &zeros((1, 64)).unwrap()).is_ok());
 }

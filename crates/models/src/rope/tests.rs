@@ -1,5 +1,7 @@
 //! Frequencies of every scaling, and heads turned by them.
 
+use candle_core::Device;
+
 use super::*;
 
 fn rotary(theta: f64, scaling: RopeScaling, dim: usize) -> Vec<f64> {
@@ -34,14 +36,25 @@ fn frequencies_follow_the_scaling() {
     assert!(llama.iter().zip(&base).any(|(found, plain)| (1.1..7.9).contains(&(plain / found))));
 }
 
+/// Heads `[tokens, heads, dim]` turned by their tokens' positions.
+fn turned(rotary: &Rotary, positions: &[u32], x: &[f32], dim: usize) -> Vec<f32> {
+    let shape = (positions.len(), rotary.rotated());
+    let angles = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap();
+    rotary.angles(&angles, positions).unwrap();
+    let angles = angles.to_vec2::<f32>().unwrap();
+    let mut out = x.to_vec();
+    for (token, angles) in out.chunks_mut(x.len() / positions.len()).zip(&angles) {
+        token.chunks_mut(dim).for_each(|head| Rotary::turn(head, angles));
+    }
+    out
+}
+
 #[test]
 fn a_head_turns_by_its_own_position() {
     let rotary = Rotary { frequencies: vec![1.0, 0.5], magnitude: 1.0 };
     let positions = [7, 0, 3];
     let x: Vec<f32> = (1..=24).map(|i| i as f32).collect();
-    let tensor = Tensor::from_vec(x.clone(), (3, 2, 4), &Device::Cpu).unwrap();
-    let angles = rotary.angles(&positions, &Device::Cpu).unwrap();
-    let out = angles.rotate(&tensor).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let out = turned(&rotary, &positions, &x, 4);
     for (at, (x, out)) in x.chunks(4).zip(out.chunks(4)).enumerate() {
         for pair in 0..2 {
             let angle = f64::from(positions[at / 2]) * [1.0, 0.5][pair];
@@ -56,11 +69,9 @@ fn a_head_turns_by_its_own_position() {
 #[test]
 fn what_is_behind_the_turned_elements_stays() {
     let x: Vec<f32> = (1..=24).map(|i| i as f32).collect();
-    let tensor = Tensor::from_vec(x.clone(), (2, 2, 6), &Device::Cpu).unwrap();
     let whole = |frequencies: &[f64], magnitude| {
         let rotary = Rotary { frequencies: frequencies.to_vec(), magnitude };
-        let angles = rotary.angles(&[5, 9], &Device::Cpu).unwrap();
-        angles.rotate(&tensor).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        turned(&rotary, &[5, 9], &x, 6)
     };
     assert_eq!(whole(&[], 1.0), x);
     let (part, larger) = (whole(&[1.0, 0.5], 1.0), whole(&[1.0, 0.5], 2.0));

@@ -39,8 +39,8 @@ fn served(decoder: &Arc<Decoder>, shape: &CacheShape, window: &Window) -> Vec<Ve
             place: place.clone(),
             sample: None,
         };
-        let hidden = forward(&mut runner, &Step { decode: vec![row], prefill: Vec::new() });
-        runner.logits(&hidden.unwrap(), &[0], |_, logits| logits.to_vec()).unwrap().remove(0)
+        forward(&mut runner, &Step { decode: vec![row], prefill: Vec::new() }).unwrap();
+        runner.logits(&[0], |_, logits| logits.to_vec()).unwrap().remove(0)
     });
     decoded.collect()
 }

@@ -72,7 +72,7 @@ impl Scratch {
         self.queries.clear();
         let scale = job.params.scale * std::f32::consts::LOG2_E * job.shape.key_levels.factor;
         for index in 0..job.queries(&task.block) {
-            let query = query_of(job, task, index, &job.rotated);
+            let query = query_of(job, task, index, job.rotated);
             let largest = query.iter().fold(0.0, |most: f32, q| most.max(q.abs()));
             let steps = if largest > 0.0 { QUERY_STEPS / largest } else { 0.0 };
             let mut lines = vec![[EMPTY; 2]; pieces];

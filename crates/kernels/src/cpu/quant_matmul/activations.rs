@@ -16,10 +16,9 @@ const SMALLEST: f32 = 1e-36;
 /// Activations that are rounded by one thread.
 const ALONE: usize = 16 * 1024;
 
-/// Every row of x followed by what its rounding leaves out. x: `[rows, input]`, returns
+/// Every row of x followed by what its rounding leaves out. x: `[rows, input]`, pairs:
 /// `[rows, 2, input]`.
-pub(super) fn with_residuals(x: &[f32], input: usize) -> Vec<f32> {
-    let mut pairs = vec![0.0; 2 * x.len()];
+pub(super) fn with_residuals(pairs: &mut [f32], x: &[f32], input: usize) {
     for (pair, row) in pairs.chunks_exact_mut(2 * input).zip(x.chunks_exact(input)) {
         let (whole, residuals) = pair.split_at_mut(input);
         whole.copy_from_slice(row);
@@ -27,7 +26,6 @@ pub(super) fn with_residuals(x: &[f32], input: usize) -> Vec<f32> {
             *residuals = residual(block);
         }
     }
-    pairs
 }
 
 fn residual(x: &[f32; BLOCK]) -> [f32; BLOCK] {
@@ -64,11 +62,15 @@ pub(super) struct Codebook {
     pub halves: bool,
 }
 
-/// `[chunk][block][row]`, where a chunk is `chunk` rows of x, the last one the rest.
+/// cells: `[chunk][block][row]`, where a chunk is `chunk` rows of x, the last one the rest.
 ///
 /// x: `[rows, input]`.
-pub(super) fn cells(x: &[f32], input: usize, chunk: usize, codebook: Codebook) -> Vec<Cell> {
-    let mut cells = vec![Cell::default(); x.len() / BLOCK];
+pub(super) fn cells(
+    cells: &mut [Cell],
+    x: &[f32],
+    (input, chunk): (usize, usize),
+    codebook: Codebook,
+) {
     if x.len() <= ALONE {
         let chunks = cells.chunks_mut(chunk * (input / BLOCK)).zip(x.chunks(chunk * input));
         for (cells, x) in chunks {
@@ -82,7 +84,6 @@ pub(super) fn cells(x: &[f32], input: usize, chunk: usize, codebook: Codebook) -
             blocks.for_each(|(block, cells)| column(cells, x, input, (block, codebook)));
         });
     }
-    cells
 }
 
 fn column(cells: &mut [Cell], x: &[f32], input: usize, (block, codebook): (usize, Codebook)) {

@@ -133,7 +133,11 @@ fn check(format: BlockFormat, input: usize, output: usize) {
     let alone: Vec<f32> = rows.clone().flat_map(|x| run(Path::best(), x, &weights)).collect();
 
     let rounded: Vec<f64> = rows
-        .flat_map(|x| cells(x, input, 1, format.codebook()))
+        .flat_map(|x| {
+            let mut own = vec![Cell::default(); x.len() / BLOCK];
+            cells(&mut own, x, (input, 1), format.codebook());
+            own
+        })
         .flat_map(|cell| cell.values())
         .collect();
     assert!(close(&alone, &rounded, &exact, input, EXACT), "{case} of rounded activations");

@@ -1,0 +1,200 @@
+//! `Workspace`: the activations of a step, in buffers that are kept from step to step.
+//!
+//! Buffers grow to the largest step seen. They are tensors, narrowed to the tokens of a step, so
+//! that operations on every device write into the same memory step after step.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::{DecoderSpec, Heads, Rotary};
+
+/// Buffers of one decoder's steps; whoever calls `Decoder::forward` owns them.
+#[derive(Debug)]
+pub struct Workspace {
+    widths: Widths,
+    /// Buffers with room for so many tokens, and their views of the last step.
+    step: Option<(usize, Buffers, Views)>,
+    /// The same for rows of logits.
+    head: Option<(usize, [Tensor; 2], [Tensor; 2])>,
+}
+
+/// Numbers of a token.
+#[derive(Debug)]
+struct Widths {
+    hidden: usize,
+    heads: Heads,
+    intermediate: usize,
+    vocab: usize,
+    /// Turned elements of a head, of each rotary embedding.
+    rotated: Vec<usize>,
+}
+
+/// `[room * width]` each. What is never needed at the same time shares one.
+#[derive(Debug)]
+struct Buffers {
+    /// The residual stream and its normed copy.
+    stream: Tensor,
+    /// q, k and v joined; then gate and up joined.
+    wide: Tensor,
+    /// q, k and v apart.
+    heads: Tensor,
+    /// What attention gives; then the gated product.
+    inner: Tensor,
+    delta: Tensor,
+    angles: Vec<Tensor>,
+}
+
+/// The activations of a step.
+#[derive(Debug)]
+pub(crate) struct Views {
+    pub(crate) tokens: usize,
+    /// `[2, tokens, hidden]`: the residual stream, then its normed copy. One tensor, because one
+    /// operation writes both.
+    pub(crate) stream: Tensor,
+    /// `[tokens, hidden]`: the first half of `stream`.
+    pub(crate) residual: Tensor,
+    /// `[tokens, hidden]`: the second half of `stream`.
+    pub(crate) normed: Tensor,
+    /// `[tokens, (heads.q + 2 * heads.kv) * dim]`: q, k and v of a token side by side.
+    pub(crate) qkv: Tensor,
+    /// The same numbers one after the other: all of `q`, all of `k`, all of `v`.
+    pub(crate) heads: Tensor,
+    /// `[tokens, heads.q, dim]`
+    pub(crate) q: Tensor,
+    /// `[tokens, heads.kv, dim]`
+    pub(crate) k: Tensor,
+    /// `[tokens, heads.kv, dim]`
+    pub(crate) v: Tensor,
+    /// `[tokens, heads.q, dim]`
+    pub(crate) attended: Tensor,
+    /// `[tokens, heads.q * dim]`: the same numbers.
+    pub(crate) attended_rows: Tensor,
+    /// `[tokens, 2 * intermediate]`
+    pub(crate) gate_up: Tensor,
+    /// `[tokens, intermediate]`
+    pub(crate) gated: Tensor,
+    /// `[tokens, hidden]`: what attention or the MLP adds to the residual stream.
+    pub(crate) delta: Tensor,
+    /// `[tokens, rotated]` of each rotary embedding: cosines, then sines.
+    pub(crate) angles: Vec<Tensor>,
+}
+
+impl Workspace {
+    /// Empty; buffers come with the first step.
+    pub(crate) fn new(spec: &DecoderSpec, rotaries: &[Rotary]) -> Self {
+        let widths = Widths {
+            hidden: spec.hidden,
+            heads: spec.heads,
+            intermediate: spec.intermediate,
+            vocab: spec.vocab,
+            rotated: rotaries.iter().map(Rotary::rotated).collect(),
+        };
+        Self { widths, step: None, head: None }
+    }
+
+    /// Activations of a step of so many tokens, with the numbers of an earlier one.
+    pub(crate) fn views(&mut self, tokens: usize) -> Result<&Views> {
+        let (room, buffers, views) = match self.step.take() {
+            Some((room, buffers, views)) if tokens <= room => {
+                let same = views.tokens == tokens;
+                let views = if same { views } else { Views::new(&self.widths, &buffers, tokens)? };
+                (room, buffers, views)
+            }
+            // Freed before larger ones are made.
+            before => {
+                drop(before);
+                let buffers = Buffers::new(&self.widths, tokens)?;
+                let views = Views::new(&self.widths, &buffers, tokens)?;
+                (tokens, buffers, views)
+            }
+        };
+        Ok(&self.step.insert((room, buffers, views)).2)
+    }
+
+    /// Hidden states of the last step after the final norm, `[tokens, hidden]` f32; overwritten by
+    /// the next one.
+    pub fn hidden(&self) -> Option<&Tensor> {
+        self.step.as_ref().map(|(_, _, views)| &views.normed)
+    }
+
+    /// `[rows, hidden]` for some rows of hidden states, and `[rows, vocab]` for their logits.
+    pub(crate) fn head(&mut self, rows: usize) -> Result<&[Tensor; 2]> {
+        let widths = [self.widths.hidden, self.widths.vocab];
+        let (room, buffers, views) = match self.head.take() {
+            Some((room, buffers, views)) if rows <= room => (room, buffers, views),
+            before => {
+                drop(before);
+                let buffers = [zeros(rows * widths[0])?, zeros(rows * widths[1])?];
+                let views = [&buffers[0], &buffers[1]].map(Tensor::clone);
+                (rows, buffers, views)
+            }
+        };
+        let views = if views[0].dims() == [rows, widths[0]] {
+            views
+        } else {
+            let [hidden, logits] = &buffers;
+            [first(hidden, &[rows, widths[0]])?, first(logits, &[rows, widths[1]])?]
+        };
+        Ok(&self.head.insert((room, buffers, views)).2)
+    }
+}
+
+impl Widths {
+    fn qkv(&self) -> usize {
+        (self.heads.q + 2 * self.heads.kv) * self.heads.dim
+    }
+}
+
+impl Buffers {
+    fn new(widths: &Widths, room: usize) -> Result<Self> {
+        let Widths { hidden, heads, intermediate, .. } = *widths;
+        let angles = widths.rotated.iter().map(|rotated| zeros(room * rotated));
+        Ok(Self {
+            stream: zeros(room * 2 * hidden)?,
+            wide: zeros(room * widths.qkv().max(2 * intermediate))?,
+            heads: zeros(room * widths.qkv())?,
+            inner: zeros(room * (heads.q * heads.dim).max(intermediate))?,
+            delta: zeros(room * hidden)?,
+            angles: angles.collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Views {
+    fn new(widths: &Widths, buffers: &Buffers, tokens: usize) -> Result<Self> {
+        let Widths { hidden, heads: Heads { q: q_heads, kv, dim }, intermediate, .. } = *widths;
+        let stream = first(&buffers.stream, &[2, tokens, hidden])?;
+        let heads = first(&buffers.heads, &[tokens * widths.qkv()])?;
+        let part = |from: usize, count: usize| {
+            let part = heads.narrow(0, tokens * from * dim, tokens * count * dim)?;
+            part.reshape((tokens, count, dim))
+        };
+        let angles = buffers.angles.iter().zip(&widths.rotated);
+        let angles = angles.map(|(angles, rotated)| first(angles, &[tokens, *rotated]));
+        Ok(Self {
+            tokens,
+            residual: stream.get(0)?,
+            normed: stream.get(1)?,
+            stream,
+            qkv: first(&buffers.wide, &[tokens, widths.qkv()])?,
+            q: part(0, q_heads)?,
+            k: part(q_heads, kv)?,
+            v: part(q_heads + kv, kv)?,
+            heads,
+            attended: first(&buffers.inner, &[tokens, q_heads, dim])?,
+            attended_rows: first(&buffers.inner, &[tokens, q_heads * dim])?,
+            gate_up: first(&buffers.wide, &[tokens, 2 * intermediate])?,
+            gated: first(&buffers.inner, &[tokens, intermediate])?,
+            delta: first(&buffers.delta, &[tokens, hidden])?,
+            angles: angles.collect::<Result<_>>()?,
+        })
+    }
+}
+
+fn zeros(length: usize) -> Result<Tensor> {
+    Tensor::zeros(length, DType::F32, &Device::Cpu)
+}
+
+/// The first numbers of a flat buffer, as a tensor of that shape in the same memory.
+fn first(buffer: &Tensor, shape: &[usize]) -> Result<Tensor> {
+    buffer.narrow(0, 0, shape.iter().product())?.reshape(shape)
+}
