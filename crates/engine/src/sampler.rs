@@ -81,16 +81,12 @@ impl Distribution {
 
 /// The `count` largest logits, best first, lower ids first among equals.
 fn top_tokens(logits: &[f32], count: u32) -> Vec<(TokenId, f32)> {
-    let count = (count as usize).min(logits.len());
     if count == 0 {
         return Vec::new();
     }
-    let mut all: Vec<(TokenId, f32)> = (0..).zip(logits.iter().copied()).collect();
-    let better = |a: &(TokenId, f32), b: &(TokenId, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    all.select_nth_unstable_by(count - 1, better);
-    all.truncate(count);
-    all.sort_unstable_by(better);
-    all
+    let mut top = candidates::largest(logits, count as usize);
+    top.sort_unstable_by(|a, b| candidates::larger(*a, *b));
+    top
 }
 
 /// The largest finite logit, the lowest id among equals.

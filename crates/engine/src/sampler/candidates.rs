@@ -1,7 +1,8 @@
 //! `draw`: temperature, the three cuts, and the draw among what is left.
 //!
-//! Sorting a vocabulary for every token would cost more than a layer of a small model, so top_p
-//! looks at the likeliest tokens in growing portions and stops as soon as they reach it.
+//! Sorting a vocabulary for every token would cost more than a layer of a small model, and so would
+//! its exponentials. So top_k is cut first, by logits, in one pass over them; top_p looks at the
+//! likeliest tokens in growing portions and stops as soon as they reach it.
 
 use crate::request::{SamplingParams, TokenId};
 
@@ -21,14 +22,14 @@ pub(super) fn draw(logits: &[f32], params: &SamplingParams, uniform: f64) -> Opt
     let weight = |logit: f32| (f64::from(logit - max) * scale).exp();
     // The likeliest has weight 1, so min_p is a bound on the weight itself.
     let least = f64::from(params.min_p).max(f64::MIN_POSITIVE);
-    let mut kept: Vec<Candidate> = (0..)
-        .zip(logits)
-        .map(|(token, logit)| (token, weight(*logit)))
-        .filter(|(_, weight)| *weight >= least)
-        .collect();
-    if let Some(k) = params.top_k {
-        likeliest(&mut kept, (k as usize).max(1));
-    }
+    let weighed = |(token, logit)| (token, weight(logit));
+    let likely = |(_, weight): &Candidate| *weight >= least;
+    let mut kept: Vec<Candidate> = match params.top_k.map(|k| (k as usize).max(1)) {
+        Some(k) if k < logits.len() => {
+            largest(logits, k).into_iter().map(weighed).filter(likely).collect()
+        }
+        _ => (0..).zip(logits.iter().copied()).map(weighed).filter(likely).collect(),
+    };
     if params.top_p < 1.0 {
         nucleus(&mut kept, f64::from(params.top_p));
     }
@@ -45,12 +46,34 @@ pub(super) fn draw(logits: &[f32], params: &SamplingParams, uniform: f64) -> Opt
     kept.last().map(|(token, _)| *token)
 }
 
-/// Keeps the `count` likeliest, in no order; lower ids first among equals.
-fn likeliest(kept: &mut Vec<Candidate>, count: usize) {
-    if count < kept.len() {
-        kept.select_nth_unstable_by(count - 1, better);
+/// The `count` largest logits, in no order; lower ids first among equals. One pass, and room for
+/// twice as many.
+pub(super) fn largest(logits: &[f32], count: usize) -> Vec<(TokenId, f32)> {
+    let count = count.min(logits.len());
+    let mut kept: Vec<(TokenId, f32)> = Vec::with_capacity(2 * count);
+    let mut least = f32::NEG_INFINITY;
+    for (token, logit) in (0..).zip(logits) {
+        // Of equals the lower id is better, and it came first.
+        if kept.len() >= count && *logit <= least {
+            continue;
+        }
+        kept.push((token, *logit));
+        if kept.len() == 2 * count {
+            kept.select_nth_unstable_by(count - 1, |a, b| larger(*a, *b));
+            kept.truncate(count);
+            least = kept[count - 1].1;
+        }
+    }
+    if kept.len() > count {
+        kept.select_nth_unstable_by(count - 1, |a, b| larger(*a, *b));
         kept.truncate(count);
     }
+    kept
+}
+
+/// Larger logits first, then lower ids.
+pub(super) fn larger(a: (TokenId, f32), b: (TokenId, f32)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 /// Keeps the smallest set of likeliest tokens whose part of the whole reaches `p`; at least one.

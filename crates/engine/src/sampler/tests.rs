@@ -95,6 +95,23 @@ fn draws_follow_the_distribution_after_the_cuts() {
 }
 
 #[test]
+fn the_largest_are_those_of_a_sorted_vocabulary() {
+    // With equals, and with tokens that must not be chosen.
+    let logit =
+        |i: usize| if i.is_multiple_of(7) { f32::NEG_INFINITY } else { (i * 37 % 50) as f32 };
+    for length in [1, 2, 9, 300] {
+        for logits in [(0..length).map(logit).collect::<Vec<_>>(), vec![1.0; length]] {
+            let mut all: Vec<(TokenId, f32)> = (0..).zip(logits.iter().copied()).collect();
+            all.sort_by(|a, b| b.1.total_cmp(&a.1));
+            for count in [1, 2, 8, 150, 299, 300, 1000] {
+                let expected = &all[..count.min(length)];
+                assert_eq!(top_tokens(&logits, count as u32), expected, "{count} of {length}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_flat_distribution_needs_more_than_one_portion_for_top_p() {
     let logits = vec![0.0; 5000];
     let params = SamplingParams { top_p: 0.9, ..SamplingParams::default() };
