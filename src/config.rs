@@ -42,6 +42,7 @@ pub(crate) struct ModelConfig {
     pub(crate) revision: String,
     pub(crate) load_format: LoadFormat,
     pub(crate) threads: usize,
+    pub(crate) pin_threads: bool,
 }
 
 /// Where weights come from.
@@ -129,6 +130,7 @@ impl Default for ModelConfig {
             revision: "main".to_owned(),
             load_format: LoadFormat::Auto,
             threads: 0,
+            pin_threads: false,
         }
     }
 }

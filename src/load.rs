@@ -146,7 +146,19 @@ pub(crate) fn prepare(config: &Config, quiet: bool) -> Result<()> {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(config));
+    let threads = threads(config);
+    let mut pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    if config.model.pin_threads {
+        if let Some(cores) = machine::cores_of(threads) {
+            pool = pool.start_handler(move |index| {
+                core_affinity::set_for_current(cores[index]);
+            });
+        } else {
+            tracing::warn!(
+                "model.pin_threads has no effect: {threads} threads are not one for each core"
+            );
+        }
+    }
     pool.build_global().context("cannot start the threads that compute")
 }
 

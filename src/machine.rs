@@ -76,6 +76,12 @@ pub(crate) fn physical_cores() -> usize {
     }
 }
 
+/// The cores of so many threads, one each; `None` if this process may use more or fewer, or the
+/// system does not say: then it is better left to place threads.
+pub(crate) fn cores_of(threads: usize) -> Option<Vec<core_affinity::CoreId>> {
+    core_affinity::get_core_ids().filter(|cores| cores.len() == threads)
+}
+
 /// Different (physical id, core id) pairs of /proc/cpuinfo; 0 if it does not say.
 fn cores(cpuinfo: &str) -> usize {
     let number = |cpu: &str, key: &str| -> Option<u32> {
@@ -122,6 +128,10 @@ mod tests {
     fn this_machine_has_memory_and_cores() {
         assert!(available_bytes().unwrap() > 1 << 20);
         assert!(physical_cores() >= 1);
+        if let Some(cores) = core_affinity::get_core_ids() {
+            assert_eq!(cores_of(cores.len()).unwrap().len(), cores.len());
+            assert!(cores_of(cores.len() + 1).is_none());
+        }
         assert!(!processor().is_empty());
     }
 
