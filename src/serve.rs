@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,8 +28,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         tracing::info!("cache: {line}");
     }
     tracing::info!("memory plan: {}", opened.plan);
-    let words = Words::load(&opened.files)?;
-    let handle = opened.start(&config)?;
+    // A large vocabulary takes one thread as long as a small model's weights take all of them.
+    let (words, handle) = std::thread::scope(|scope| {
+        let words = scope.spawn(|| Words::load(&opened.files));
+        let handle = opened.start(&config);
+        (words.join().unwrap_or_else(|panic| resume_unwind(panic)), handle)
+    });
+    let (words, handle) = (words?, handle?);
     let app = app(&config, &opened, words, handle.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.context("cannot start the threads of the server")?;
