@@ -53,6 +53,12 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, line: *const Line) {
+        // Any address may be asked for.
+        simd!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+    }
+
+    #[inline(always)]
     fn low(self, [a, b]: [__m256i; 2]) -> [__m256i; 2] {
         simd!({
             let mask = _mm256_set1_epi8(15);

@@ -44,6 +44,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, line: *const Line) {
+        // Any address may be asked for.
+        simd!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+    }
+
+    #[inline(always)]
     fn low(self, codes: __m512i) -> __m512i {
         simd!(_mm512_and_si512(codes, _mm512_set1_epi8(15)))
     }

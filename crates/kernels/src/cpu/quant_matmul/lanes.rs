@@ -27,6 +27,9 @@ pub(super) trait Lanes: Copy + Send + Sync {
 
     fn load(self, line: &Line) -> Self::Codes;
 
+    /// Asks for a line that is to be read soon; of any address, and changes nothing.
+    fn prefetch(self, _line: *const Line) {}
+
     /// Low halves of the bytes.
     fn low(self, codes: Self::Codes) -> Self::Codes;
 

@@ -5,6 +5,8 @@
 
 #![expect(clippy::inline_always, reason = "instructions must land where they are enabled")]
 
+use std::array;
+
 use super::activations::Cell;
 use super::lanes::{Lanes, Sums};
 use super::layout::{Layout, Line, STEPS, Scales, unpack};
@@ -18,6 +20,10 @@ pub(super) struct Tile<'a> {
     pub scales: &'a [u8],
 }
 
+/// Lines that are asked for before they are read: four kilobytes take longer to compute than one
+/// line takes to come from memory.
+const AHEAD: usize = 64;
+
 /// Adds to sums: `[rows][16]`; cells: `[block][row]`.
 #[inline(always)]
 pub(super) fn multiply<I: Lanes, L: Layout>(
@@ -26,16 +32,41 @@ pub(super) fn multiply<I: Lanes, L: Layout>(
     cells: &[Cell],
     sums: &mut [Sums],
 ) {
-    let lines = if L::BITS == 8 { 8 } else { L::BITS as usize };
-    let blocks = tile.lines.chunks_exact(lines).enumerate();
-    if let [out] = sums {
-        let mut sum = lanes.load_sums(out);
-        for ((block, lines), cell) in blocks.zip(cells) {
-            let block = read::<I, L>(lanes, (block, lines), tile.scales);
-            sum = add::<I, L>(lanes, &block, cell, sum);
-        }
-        return lanes.store_sums(sum, out);
+    match sums {
+        [one] => few::<I, L, 1>(lanes, tile, cells, [one]),
+        // A row and the residuals of its rounding.
+        [one, two] => few::<I, L, 2>(lanes, tile, cells, [one, two]),
+        _ => many::<I, L>(lanes, tile, cells, sums),
     }
+}
+
+/// So few rows that their sums stay in registers and the weights' way from memory takes the time.
+#[inline(always)]
+fn few<I: Lanes, L: Layout, const N: usize>(
+    lanes: I,
+    tile: Tile<'_>,
+    cells: &[Cell],
+    out: [&mut Sums; N],
+) {
+    let mut sums: [I::Floats; N] = array::from_fn(|row| lanes.load_sums(out[row]));
+    let blocks = tile.lines.chunks_exact(lines::<L>()).enumerate();
+    for ((block, lines), cells) in blocks.zip(cells.as_chunks::<N>().0) {
+        for line in lines {
+            lanes.prefetch(std::ptr::from_ref(line).wrapping_add(AHEAD));
+        }
+        let block = read::<I, L>(lanes, (block, lines), tile.scales);
+        for (sum, cell) in sums.iter_mut().zip(cells) {
+            *sum = add::<I, L>(lanes, &block, cell, *sum);
+        }
+    }
+    for (sum, out) in sums.into_iter().zip(out) {
+        lanes.store_sums(sum, out);
+    }
+}
+
+#[inline(always)]
+fn many<I: Lanes, L: Layout>(lanes: I, tile: Tile<'_>, cells: &[Cell], sums: &mut [Sums]) {
+    let blocks = tile.lines.chunks_exact(lines::<L>()).enumerate();
     for ((block, lines), cells) in blocks.zip(cells.chunks_exact(sums.len())) {
         let block = read::<I, L>(lanes, (block, lines), tile.scales);
         for (cell, sums) in cells.iter().zip(&mut *sums) {
@@ -43,6 +74,11 @@ pub(super) fn multiply<I: Lanes, L: Layout>(
             lanes.store_sums(sum, sums);
         }
     }
+}
+
+/// Lines of a block.
+const fn lines<L: Layout>() -> usize {
+    if L::BITS == 8 { 8 } else { L::BITS as usize }
 }
 
 /// Codes and scales of a block of sixteen rows.
