@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use kvant_engine::memory::{MemoryInputs, MemoryPlan};
 use kvant_engine::{AttentionRoad, Engine, EngineOptions, Handle, ModelRunner};
 use kvant_kv_cache::{
-    CacheShape, PageStore, Staging, Wish, WishError, average_bits, bits, layer_presets, scale_rule,
+    CacheShape, PageStore, Staging, Wish, average_bits, bits, layer_presets, scale_rule,
 };
 use kvant_models::{Decoder, ModelFiles};
 use tracing::level_filters::LevelFilter;
@@ -63,14 +63,17 @@ fn plan(config: &Config, files: &ModelFiles, shape: &CacheShape) -> Result<Memor
 }
 
 /// What the user asked of the cache.
-fn wish(cache: &CacheConfig) -> Result<Wish, WishError> {
-    let average = (!cache.bits.is_empty()).then(|| average_bits(&cache.bits)).transpose()?;
+fn wish(cache: &CacheConfig) -> Result<Wish> {
+    let average = (!cache.bits.is_empty()).then(|| average_bits(&cache.bits)).transpose();
+    let average = average.context("cache.bits")?;
+    let keys = bits(cache.key_bits).context("cache.key_bits")?;
+    let values = bits(cache.value_bits).context("cache.value_bits")?;
     Ok(Wish {
         preset: cache.preset.parse()?,
-        key_bits: bits(cache.key_bits)?.or(average.map(|widths| widths.keys)),
-        value_bits: bits(cache.value_bits)?.or(average.map(|widths| widths.values)),
+        key_bits: keys.or(average.map(|widths| widths.keys)),
+        value_bits: values.or(average.map(|widths| widths.values)),
         protect: cache.protect,
-        layers: layer_presets(&cache.layers)?,
+        layers: layer_presets(&cache.layers).context("cache.layers")?,
         scale_rule: scale_rule(&cache.scale_rule)?,
     })
 }

@@ -206,3 +206,16 @@ fn fetch_prints_the_path_of_the_built_in_model() {
     let path = succeeded(output(&["fetch", "tiny"]));
     assert!(PathBuf::from(path.trim()).join("model.safetensors").is_file(), "{path}");
 }
+
+#[test]
+fn widths_that_are_not_served_are_refused_with_their_place() {
+    for (set, what) in [
+        ("cache.layers=0=k5v4", "cache.layers: no cache preset \"k5v4\""),
+        ("cache.layers=0-f16", "cache.layers: \"0-f16\" is no list of layers"),
+        ("cache.bits=4.5", "cache.bits: 4.5 bits are not served"),
+        ("cache.key_bits=5", "cache.key_bits: 5 bits are not served"),
+        ("cache.value_bits=7", "cache.value_bits: 7 bits are not served"),
+    ] {
+        refused(&["inspect", "tiny", "--set", set], 1, &[what]);
+    }
+}
