@@ -2,6 +2,7 @@
 
 mod attend;
 mod encode;
+mod gate;
 mod matmul;
 mod packed;
 mod path;
@@ -9,6 +10,7 @@ mod quant_matmul;
 
 pub use attend::{AttendParams, AttendRow, DenseTiles, attend_dense};
 pub use encode::{NonFiniteInput, PageSource, encode};
+pub use gate::{gelu_gate, silu_gate};
 pub use matmul::{MatmulShape, Weights, matmul, matmul_widened};
 pub use packed::{PackedParams, PackedRow, PackedTiles, attend_packed};
 pub use path::Path;

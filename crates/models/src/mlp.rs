@@ -1,6 +1,7 @@
 //! `Mlp`: the gated feed-forward part of a block, one or several of which a router picks.
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, bail};
+use kvant_kernels::cpu::{gelu_gate, silu_gate};
 use rayon::prelude::*;
 
 use crate::experts::Experts;
@@ -70,17 +71,6 @@ impl Gated {
     }
 }
 
-impl Activation {
-    fn of(self, x: f32) -> f32 {
-        /// √(2/π).
-        const INNER: f32 = 0.797_884_6;
-        match self {
-            Self::Silu => x / (1.0 + (-x).exp()),
-            Self::GeluTanh => 0.5 * x * (1.0 + (INNER * (x + 0.044_715 * x * x * x)).tanh()),
-        }
-    }
-}
-
 /// x: `[tokens, 2 * width]`, gates first; out: `[tokens, width]`. One pass over both halves.
 struct Gate(Activation);
 
@@ -93,8 +83,9 @@ impl Gate {
         let pairs = out.par_chunks_exact_mut(width).zip(x.par_chunks_exact(2 * width));
         pairs.with_min_len((ALONE / 4).div_ceil(width)).for_each(|(out, x)| {
             let (gates, values) = x.split_at(width);
-            for ((out, gate), value) in out.iter_mut().zip(gates).zip(values) {
-                *out = self.0.of(*gate) * value;
+            match self.0 {
+                Activation::Silu => silu_gate(out, gates, values),
+                Activation::GeluTanh => gelu_gate(out, gates, values),
             }
         });
         Ok(())
