@@ -14,6 +14,4 @@ pub use gate::{gelu_gate, silu_gate};
 pub use matmul::{MatmulShape, Weights, matmul, matmul_widened};
 pub use packed::{PackedParams, PackedRow, PackedTiles, attend_packed};
 pub use path::Path;
-pub use quant_matmul::{
-    BlockFormat, PackedWeights, quant_matmul, quant_matmul_fine, quant_matmul_on,
-};
+pub use quant_matmul::{BlockFormat, PackedWeights, quant_matmul, quant_matmul_on};

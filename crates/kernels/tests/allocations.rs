@@ -8,7 +8,7 @@ use half::f16;
 use kvant_kernels::PAGE_TOKENS;
 use kvant_kernels::cpu::{
     AttendParams, AttendRow, BlockFormat, DenseTiles, MatmulShape, PackedWeights, Weights,
-    attend_dense, matmul, quant_matmul_fine,
+    attend_dense, matmul, quant_matmul,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -37,7 +37,7 @@ fn calls_of_one_size_allocate_once() {
     for rows in [1, 3, 8] {
         let x = &numbers[..rows * input];
         let mut out = vec![0.0; rows * output];
-        assert_eq!(least(&mut || quant_matmul_fine(&mut out, x, &packed)), 0, "{rows} rows");
+        assert_eq!(least(&mut || quant_matmul(&mut out, x, &packed)), 0, "{rows} rows");
         let shape = MatmulShape { rows, input, output };
         let weights = Weights::F16(&halves);
         assert_eq!(least(&mut || matmul(&mut out, x, weights, shape)), 0, "{rows} rows");

@@ -4,7 +4,7 @@ use std::fmt;
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use half::{bf16, f16};
-use kvant_kernels::cpu::{MatmulShape, PackedWeights, Weights, matmul, quant_matmul_fine};
+use kvant_kernels::cpu::{MatmulShape, PackedWeights, Weights, matmul, quant_matmul};
 use kvant_kernels::{Stash, of_length};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -189,7 +189,7 @@ impl Part {
             MatmulShape { rows: x.len() / self.input, input: self.input, output: self.output };
         let (dtype, bytes) = match &self.weights {
             Stored::Blocks(blocks) => {
-                quant_matmul_fine(out, x, blocks);
+                quant_matmul(out, x, blocks);
                 return Ok(());
             }
             Stored::Float(dtype, bytes) => (*dtype, bytes),

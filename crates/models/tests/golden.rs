@@ -204,7 +204,7 @@ const CASES: [(&str, &[&str]); 8] = [
 fn check_family(family: &str) {
     let (_, names) = CASES.iter().find(|(name, _)| *name == family).unwrap();
     for name in *names {
-        // Products with blocks take their input to about fifteen bits.
+        // Products with blocks take their input to sixteen bits.
         check(name, if name.ends_with("q8_0") { 1e-3 } else { 1e-4 });
     }
 }

@@ -1,9 +1,9 @@
 //! `quant_matmul`: rows of activations times weights that stay in the blocks of a GGUF file.
 //!
-//! Activations are rounded to eight bits, in blocks of 32; `quant_matmul_fine` rounds what that
-//! leaves out again, for about fifteen. Sums of codes are exact integers, and blocks are added up
-//! in their order: a row's result depends neither on the other rows nor on the threads nor on the
-//! instructions of the processor.
+//! Activations are rounded to sixteen bits, in blocks of 32, which are two codes of eight to
+//! multiply with. Sums of codes are exact integers, and blocks are added up in their order: a row's
+//! result depends neither on the other rows nor on the threads nor on the instructions of the
+//! processor.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -43,10 +43,8 @@ const CHUNK_BYTES: usize = 512 * 1024;
 /// Bytes of weights that a task should at least read, to be worth a thread.
 const TASK_BYTES: usize = 64 * 1024;
 
-/// Activations in eight bits.
+/// Rounded activations.
 static CELLS: Stash<Vec<Cell>> = Stash::new();
-/// Activations with what their rounding leaves out, and the products of both.
-static PAIRS: Stash<[Vec<f32>; 2]> = Stash::new();
 
 /// `out[rows, output] = x[rows, input] · weights[output, input]ᵀ`.
 ///
@@ -54,27 +52,6 @@ static PAIRS: Stash<[Vec<f32>; 2]> = Stash::new();
 /// If a slice is not as long as the weights say.
 pub fn quant_matmul(out: &mut [f32], x: &[f32], weights: &PackedWeights) {
     quant_matmul_on(Path::best(), out, x, weights);
-}
-
-/// [`quant_matmul`] with activations of about fifteen bits: what the first rounding leaves out is
-/// rounded again and multiplied as a second row, so the weights are read once.
-///
-/// # Panics
-/// If a slice is not as long as the weights say.
-pub fn quant_matmul_fine(out: &mut [f32], x: &[f32], weights: &PackedWeights) {
-    let (input, output) = (weights.input, weights.output);
-    PAIRS.with(|[pairs, sums]| {
-        let pairs = of_length(pairs, 2 * x.len());
-        activations::with_residuals(pairs, x, input);
-        let sums = of_length(sums, 2 * out.len());
-        quant_matmul(sums, pairs, weights);
-        for (out, pair) in out.chunks_exact_mut(output).zip(sums.chunks_exact(2 * output)) {
-            let (whole, residuals) = pair.split_at(output);
-            for ((out, whole), residual) in out.iter_mut().zip(whole).zip(residuals) {
-                *out = whole + residual;
-            }
-        }
-    });
 }
 
 /// [`quant_matmul`] with chosen instructions, for tests and measurements.

@@ -40,6 +40,44 @@ const fn steps_in_16_bits(bits: u32) -> usize {
     if steps > 8 { 8 } else { steps }
 }
 
+/// `start + Σ codes * x` over `N` steps.
+#[inline(always)]
+fn sum<const BITS: u32, const N: usize>(
+    _: Avx2,
+    start: i32,
+    codes: [[__m256i; 2]; N],
+    x: [i32; N],
+) -> [__m256i; 2] {
+    let apart = const { steps_in_16_bits(BITS) };
+    // Codes of eight bits are multiplied with their sign, so that nothing is left to subtract.
+    let start = if BITS == 8 { 0 } else { start };
+    simd!({
+        let mut sums = [_mm256_set1_epi32(start); 2];
+        for first in (0..N).step_by(apart) {
+            let mut narrow = [_mm256_setzero_si256(); 2];
+            for step in first..N.min(first + apart) {
+                let x = _mm256_set1_epi32(x[step]);
+                for half in 0..2 {
+                    let products = if BITS == 8 {
+                        let zero = _mm256_set1_epi8(i8::MIN);
+                        let codes = _mm256_xor_si256(codes[step][half], zero);
+                        let x = _mm256_sign_epi8(x, codes);
+                        _mm256_maddubs_epi16(_mm256_abs_epi8(codes), x)
+                    } else {
+                        _mm256_maddubs_epi16(codes[step][half], x)
+                    };
+                    narrow[half] = _mm256_add_epi16(narrow[half], products);
+                }
+            }
+            for half in 0..2 {
+                let wide = _mm256_madd_epi16(narrow[half], _mm256_set1_epi16(1));
+                sums[half] = _mm256_add_epi32(sums[half], wide);
+            }
+        }
+        sums
+    })
+}
+
 impl Lanes for Avx2 {
     type Codes = [__m256i; 2];
     type Ints = [__m256i; 2];
@@ -91,36 +129,14 @@ impl Lanes for Avx2 {
         self,
         start: i32,
         codes: [[__m256i; 2]; N],
-        x: [i32; N],
+        [high, low]: [[i32; N]; 2],
     ) -> [__m256i; 2] {
-        let apart = const { steps_in_16_bits(BITS) };
-        // Codes of eight bits are multiplied with their sign, so that nothing is left to subtract.
-        let start = if BITS == 8 { 0 } else { start };
-        simd!({
-            let mut sums = [_mm256_set1_epi32(start); 2];
-            for first in (0..N).step_by(apart) {
-                let mut narrow = [_mm256_setzero_si256(); 2];
-                for step in first..N.min(first + apart) {
-                    let x = _mm256_set1_epi32(x[step]);
-                    for half in 0..2 {
-                        let products = if BITS == 8 {
-                            let zero = _mm256_set1_epi8(i8::MIN);
-                            let codes = _mm256_xor_si256(codes[step][half], zero);
-                            let x = _mm256_sign_epi8(x, codes);
-                            _mm256_maddubs_epi16(_mm256_abs_epi8(codes), x)
-                        } else {
-                            _mm256_maddubs_epi16(codes[step][half], x)
-                        };
-                        narrow[half] = _mm256_add_epi16(narrow[half], products);
-                    }
-                }
-                for half in 0..2 {
-                    let wide = _mm256_madd_epi16(narrow[half], _mm256_set1_epi16(1));
-                    sums[half] = _mm256_add_epi32(sums[half], wide);
-                }
-            }
-            sums
-        })
+        let (whole, sums) =
+            (sum::<BITS, N>(self, 0, codes, high), sum::<BITS, N>(self, start, codes, low));
+        simd!([
+            _mm256_add_epi32(_mm256_slli_epi32::<8>(whole[0]), sums[0]),
+            _mm256_add_epi32(_mm256_slli_epi32::<8>(whole[1]), sums[1])
+        ])
     }
 
     #[inline(always)]

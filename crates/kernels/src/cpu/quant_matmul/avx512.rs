@@ -77,14 +77,15 @@ impl Lanes for Avx512 {
         self,
         start: i32,
         codes: [__m512i; N],
-        x: [i32; N],
+        [high, low]: [[i32; N]; 2],
     ) -> __m512i {
         simd!({
-            let mut sum = _mm512_set1_epi32(start);
+            let (mut whole, mut sum) = (_mm512_setzero_si512(), _mm512_set1_epi32(start));
             for step in 0..N {
-                sum = _mm512_dpbusd_epi32(sum, codes[step], _mm512_set1_epi32(x[step]));
+                whole = _mm512_dpbusd_epi32(whole, codes[step], _mm512_set1_epi32(high[step]));
+                sum = _mm512_dpbusd_epi32(sum, codes[step], _mm512_set1_epi32(low[step]));
             }
-            sum
+            _mm512_add_epi32(_mm512_slli_epi32::<8>(whole), sum)
         })
     }
 

@@ -44,13 +44,13 @@ pub(super) trait Lanes: Copy + Send + Sync {
         more: Self::Codes,
     ) -> Self::Codes;
 
-    /// `Σ (codes - ZERO) * x` over `N` steps, `BITS` bits a code, where `start` is `-ZERO * Σ x`;
-    /// x is four i8 a step within ±127.
+    /// `Σ (codes - ZERO) * (256 * high + low)` over `N` steps, `BITS` bits a code, where `start` is
+    /// `-ZERO * Σ (256 * high + low)`; high and low are four i8 a step within ±127.
     fn dot<const BITS: u32, const N: usize>(
         self,
         start: i32,
         codes: [Self::Codes; N],
-        x: [i32; N],
+        x: [[i32; N]; 2],
     ) -> Self::Ints;
 
     fn to_floats(self, ints: Self::Ints) -> Self::Floats;
@@ -109,14 +109,15 @@ impl Lanes for Portable {
         self,
         start: i32,
         codes: [[u8; 64]; N],
-        x: [i32; N],
+        [high, low]: [[i32; N]; 2],
     ) -> [i32; LANES] {
         let mut sums = [start; LANES];
-        for (codes, x) in codes.iter().zip(x) {
-            let x = x.to_le_bytes();
+        for (codes, (high, low)) in codes.iter().zip(high.into_iter().zip(low)) {
+            let (high, low) = (high.to_le_bytes(), low.to_le_bytes());
+            let x = |i: usize| 256 * i32::from(high[i] as i8) + i32::from(low[i] as i8);
+            let x: [i32; 4] = std::array::from_fn(x);
             for (sum, codes) in sums.iter_mut().zip(codes.as_chunks::<4>().0) {
-                let products = codes.iter().zip(x).map(|(code, x)| *code as i32 * x as i8 as i32);
-                *sum += products.sum::<i32>();
+                *sum += codes.iter().zip(x).map(|(code, x)| i32::from(*code) * x).sum::<i32>();
             }
         }
         sums

@@ -94,26 +94,34 @@ impl Lanes for Neon {
         self,
         start: i32,
         codes: [[uint8x16_t; 4]; N],
-        x: [i32; N],
+        [high, low]: [[i32; N]; 2],
     ) -> [int32x4_t; 4] {
         // Codes of eight bits are multiplied with their sign, so that nothing is left to subtract.
         let (start, zero) = if BITS == 8 { (0, 0x80) } else { (start, 0) };
         simd!({
+            let mut whole = [vdupq_n_s32(0); 4];
             let mut sums = [vdupq_n_s32(start); 4];
             for step in 0..N {
-                let x = vreinterpretq_s8_s32(vdupq_n_s32(x[step]));
-                for (sum, codes) in sums.iter_mut().zip(codes[step]) {
+                let high = vreinterpretq_s8_s32(vdupq_n_s32(high[step]));
+                let low = vreinterpretq_s8_s32(vdupq_n_s32(low[step]));
+                for (quarter, codes) in codes[step].into_iter().enumerate() {
                     let codes = vreinterpretq_s8_u8(veorq_u8(codes, vdupq_n_u8(zero)));
                     // The intrinsic of this instruction is not stable.
                     asm!(
                         ".arch_extension dotprod",
-                        "sdot {sum:v}.4s, {codes:v}.16b, {x:v}.16b",
-                        sum = inout(vreg) *sum,
+                        "sdot {whole:v}.4s, {codes:v}.16b, {high:v}.16b",
+                        "sdot {sum:v}.4s, {codes:v}.16b, {low:v}.16b",
+                        whole = inout(vreg) whole[quarter],
+                        sum = inout(vreg) sums[quarter],
                         codes = in(vreg) codes,
-                        x = in(vreg) x,
+                        high = in(vreg) high,
+                        low = in(vreg) low,
                         options(pure, nomem, nostack, preserves_flags),
                     );
                 }
+            }
+            for (sum, whole) in sums.iter_mut().zip(whole) {
+                *sum = vaddq_s32(*sum, vshlq_n_s32::<8>(whole));
             }
             sums
         })

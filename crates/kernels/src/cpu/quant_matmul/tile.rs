@@ -34,7 +34,6 @@ pub(super) fn multiply<I: Lanes, L: Layout>(
 ) {
     match sums {
         [one] => few::<I, L, 1>(lanes, tile, cells, [one]),
-        // A row and the residuals of its rounding.
         [one, two] => few::<I, L, 2>(lanes, tile, cells, [one, two]),
         _ => many::<I, L>(lanes, tile, cells, sums),
     }
@@ -108,9 +107,10 @@ fn add<I: Lanes, L: Layout>(
 ) -> I::Floats {
     let x = lanes.splat(cell.scale);
     let sum = if L::HALVES {
-        let ([a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]) = (codes, cell.words);
-        let first = dot::<I, L, 4>(lanes, cell.starts[0], [a, b, c, d], [i, j, k, l]);
-        let second = dot::<I, L, 4>(lanes, cell.starts[1], [e, f, g, h], [m, n, o, p]);
+        let [a, b, c, d, e, f, g, h] = codes;
+        let ([first_x, second_x], [start, second_start]) = (halves(&cell.words), cell.starts);
+        let first = dot::<I, L, 4>(lanes, start, [a, b, c, d], first_x);
+        let second = dot::<I, L, 4>(lanes, second_start, [e, f, g, h], second_x);
         let sum = lanes.times_plus(first, lanes.times(scales.first, x), sum);
         lanes.times_plus(second, lanes.times(scales.second, x), sum)
     } else {
@@ -120,13 +120,21 @@ fn add<I: Lanes, L: Layout>(
     if L::OFFSET { lanes.times_plus(scales.offset, lanes.splat(cell.sum), sum) } else { sum }
 }
 
-/// As floats: exact in six bits and below, and rounded once.
+/// Words of the first half of a block and of the second.
+#[inline(always)]
+fn halves(
+    [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]]: &[[i32; STEPS]; 2],
+) -> [[[i32; STEPS / 2]; 2]; 2] {
+    [[[*a, *b, *c, *d], [*i, *j, *k, *l]], [[*e, *f, *g, *h], [*m, *n, *o, *p]]]
+}
+
+/// The integer sum as floats, rounded once.
 #[inline(always)]
 fn dot<I: Lanes, L: Layout, const N: usize>(
     lanes: I,
     start: i32,
     codes: [I::Codes; N],
-    x: [i32; N],
+    x: [[i32; N]; 2],
 ) -> I::Floats {
     let ints = match L::BITS {
         4 => lanes.dot::<4, N>(start, codes, x),
