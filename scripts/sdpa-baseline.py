@@ -2,8 +2,11 @@
 of the back ends of scaled_dot_product_attention, query heads of a key head packed as query tokens, in bf16. As many sets
 of keys and values as make 400 MB, one CUDA graph over all sets, median of eleven replays. Needs torch and a GPU.
 
-    python3 scripts/sdpa-baseline.py
+    python3 scripts/sdpa-baseline.py            # decode steps
+    python3 scripts/sdpa-baseline.py chunks     # causal attention of whole prompts, one launch, median of eleven, in f16
 """
+
+import sys
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,7 +36,29 @@ def replay(work):
     return sorted(times[1:])[5]
 
 
+def chunks():
+    for dim, q_heads, kv_heads in ((128, 32, 8), (128, 8, 8), (64, 32, 8), (256, 16, 4)):
+        for tokens in (1024, 4096, 8192):
+            q = torch.randn(1, q_heads, tokens, dim, device="cuda", dtype=torch.float16)
+            k, v = torch.randn(2, 1, kv_heads, tokens, dim, device="cuda", dtype=torch.float16)
+            found = []
+            for name in ("flash", "cudnn"):
+
+                def work():
+                    with sdpa_kernel(BACKENDS[name]):
+                        scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+                try:
+                    found.append(f"{name} {replay(work):.0f} us")
+                except RuntimeError:
+                    found.append(f"{name} refuses")
+            print(f"sdpa f16, heads of {dim}, {q_heads} and {kv_heads}: {tokens} tokens {', '.join(found)}", flush=True)
+
+
 print(torch.cuda.get_device_name())
+if "chunks" in sys.argv[1:]:
+    chunks()
+    sys.exit()
 for group in (4, 8):
     for batch in (1, 8, 32, 64):
         for context in (1024, 4096, 16384, 32768, 131072):

@@ -48,15 +48,20 @@ typedef ulong kv_size;
 #define kv_shuffle_xor(v, mask) simd_shuffle_xor(v, ushort(mask))
 #define kv_simd_max(v) simd_max(v)
 KV_FN float kv_exp2(float x) { return exp2(x); }
+KV_FN float kv_log(float x) { return log(x); }
 KV_FN float kv_tanh(float x) { return tanh(x); }
 KV_FN float kv_sqrt(float x) { return sqrt(x); }
 KV_FN float kv_fma(float a, float b, float c) { return fma(a, b, c); }
 KV_FN float kv_max(float a, float b) { return max(a, b); }
 KV_FN float kv_min(float a, float b) { return min(a, b); }
 KV_FN float kv_nearest_even(float x) { return rint(x); }
-KV_FN uint kv_round_up(float x) { return uint(ceil(x)); }
+KV_FN uint kv_twice_up(float x, uint more) { return uint(int(ceil(2.0f * x)) + int(more)); }
 KV_FN uint kv_bits(float x) { return as_type<uint>(x); }
 KV_FN float kv_float(uint x) { return as_type<float>(x); }
+KV_FN uint kv_larger(uint most, float x) { return max(most, as_type<uint>(x) & 0x7fffffffu); }
+KV_FN uint kv_low_bytes(uint a, uint b, uint c, uint d) {
+  return (a & 255u) | (b & 255u) << 8 | (c & 255u) << 16 | d << 24;
+}
 KV_FN float kv_from_half(ushort x) { return float(as_type<half>(x)); }
 KV_FN ushort kv_to_half(float x) { return as_type<ushort>(half(x)); }
 
@@ -94,15 +99,29 @@ KV_FN float kv_exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+KV_FN float kv_log(float x) { return logf(x); }
 KV_FN float kv_tanh(float x) { return tanhf(x); }
 KV_FN float kv_sqrt(float x) { return __fsqrt_rn(x); }
 KV_FN float kv_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 KV_FN float kv_max(float a, float b) { return fmaxf(a, b); }
 KV_FN float kv_min(float a, float b) { return fminf(a, b); }
 KV_FN float kv_nearest_even(float x) { return rintf(x); }
-KV_FN uint kv_round_up(float x) { return __float2uint_ru(x); }
+// Of magnitudes below 2^22, without a conversion: at 1.5 * 2^23 numbers are whole.
+KV_FN uint kv_twice_up(float x, uint more) {
+  return __float_as_uint(__fmaf_ru(x, 2.0f, 12582912.0f)) - (0x4B400000u - more);
+}
 KV_FN uint kv_bits(float x) { return __float_as_uint(x); }
 KV_FN float kv_float(uint x) { return __uint_as_float(x); }
+// The bits of the larger magnitude; those of a NaN are above all.
+KV_FN uint kv_larger(uint most, float x) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(__uint_as_float(most)), "f"(fabsf(x)));
+  return __float_as_uint(y);
+}
+// The lowest bytes of four words as a word.
+KV_FN uint kv_low_bytes(uint a, uint b, uint c, uint d) {
+  return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+}
 KV_FN float kv_from_half(ushort x) {
   float y;
   asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));

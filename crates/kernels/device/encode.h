@@ -1,6 +1,8 @@
 // encode: pages of dense keys and values to tiles: rotate, nearest level, scale, pack. A group
-// takes one side of one tile; 16 lanes take a vector. Codes and scales have the bits of
-// turboquant::Codec.
+// takes one side of one tile; 4 lanes take a vector whose size is a power of two from 64 on, 16
+// lanes any other. Codes and scales have the bits of turboquant::Codec.
+
+#define KV_QUARTERED (KV_ORDER == 1 && KV_D >= 64)
 
 // Larger coordinates scale their vector down first; where all are smaller, zeros are stored.
 #define KV_LARGE 1099511627776.0f
@@ -13,37 +15,40 @@ KV_FN float kv_tree(float sum) {
   return sum;
 }
 
-// Bits of the largest magnitude of a vector; as integers they are in order, infinity and NaN above
-// all.
-KV_FN uint kv_largest(KV_THREAD const float *v) {
+// Bits of the largest magnitude of a vector of which each of so many lanes has EACH numbers; as
+// integers they are in order, infinity and NaN above all.
+template <uint LANES, uint EACH> KV_FN uint kv_largest(KV_THREAD const float *v) {
   uint most = 0;
   KV_UNROLL
-  for (uint e = 0; e < KV_EACH; ++e) {
-    const uint bits = kv_bits(v[e]) & 0x7fffffffu;
-    most = bits > most ? bits : most;
-  }
+  for (uint e = 0; e < EACH; ++e) most = kv_larger(most, v[e]);
   KV_UNROLL
-  for (uint mask = 8; mask > 0; mask >>= 1) {
+  for (uint mask = LANES / 2u; mask > 0; mask >>= 1) {
     const uint other = kv_shuffle_xor(most, mask);
     most = other > most ? other : most;
   }
   return most;
 }
 
-// Borders are multiples of 1/2, so twice a magnitude, rounded up, decides between levels: a table
-// of them.
-#define KV_STEPS 256
+// Borders are multiples of 1/2, so twice a number, rounded up, decides between levels: a table of
+// them, from -KV_STEPS / 2 on.
+#define KV_STEPS 512
 
-// Fills the table of a side, by a group of 128 threads: the level, and how many positive levels are
-// below it in its lowest bits, which no level has set.
+// Fills the table of a side, by a group of 128 threads: the level, and its code in its lowest bits,
+// which no level has set.
 template <uint BITS> KV_FN void kv_fill_steps(KV_GROUP uint *steps, KV_CONSTANT float *levels,
                                               KV_CONSTANT float *borders, uint tid) {
   if (BITS == 8) return;
   const uint half_codes = 1u << (BITS - 1u);
-  for (uint step = tid; step < KV_STEPS; step += 128u) {
+  for (uint at = tid; at < KV_STEPS; at += 128u) {
+    // A number on a border belongs to the lower level.
+    const bool positive = at > KV_STEPS / 2u;
+    const float twice = float(positive ? at - KV_STEPS / 2u : KV_STEPS / 2u - at);
     uint above = 0;
-    while (above + 1u < half_codes && float(step) > 2.0f * borders[above]) ++above;
-    steps[step] = kv_bits(levels[above]) | above;
+    KV_UNROLL
+    for (uint i = 0; i + 1u < half_codes; ++i)
+      above += (positive ? twice > 2.0f * borders[i] : twice >= 2.0f * borders[i]) ? 1u : 0u;
+    steps[at] = positive ? kv_bits(levels[above]) | (half_codes + above)
+                         : kv_bits(-levels[above]) | (half_codes - 1u - above);
   }
 }
 
@@ -54,23 +59,24 @@ KV_FN uint kv_quantize(float z, KV_GROUP const uint *steps, KV_THREAD float &lev
     level = kv_nearest_even(kv_max(-127.0f, kv_min(127.0f, z)));
     return uint(int(level)) & 255u;
   }
-  const uint half_codes = BITS == 8 ? 1u : 1u << (BITS - 1u);
-  // The table is symmetric; a negative number on a border belongs to the larger magnitude: one step
-  // up.
-  const float size = kv_float((kv_bits(z) & 0x7fffffffu) + (z <= 0.0f ? 1u : 0u));
-  const uint found = steps[kv_round_up(kv_min(2.0f * size, float(KV_STEPS - 1)))];
-  const uint above = found & 63u;
-  const float positive = kv_float(found - above);
-  level = z > 0.0f ? positive : -positive;
-  return z > 0.0f ? half_codes + above : half_codes - 1u - above;
+  const float end = 0.25f * float(KV_STEPS) - 0.5f;
+  const uint found = steps[kv_twice_up(kv_max(-end, kv_min(end, z)), KV_STEPS / 2u)];
+  level = kv_float(found & ~63u);
+  return found & 63u;
 }
 
+// The scale by a rule, of the sums of squares, products with levels and squares of levels.
+KV_FN float kv_rule_scale(uint rule, float unit, float yy, float yc, float cc) {
+  return rule == 1u ? kv_sqrt(yy / cc) : rule == 2u ? yc / cc : rule == 3u ? yy / yc : unit;
+}
+
+#if KV_QUARTERED == 0
 // Encodes the vector in v; returns the scale's 16 bits, and whether the vector was finite.
 template <uint BITS> KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD uint *codes,
                                                    KV_CONSTANT uint *signs,
                                                    KV_GROUP const uint *steps, float unit_length,
                                                    uint rule, uint lane, KV_THREAD bool &finite) {
-  const uint largest = kv_largest(v);
+  const uint largest = kv_largest<KV_LANES, KV_EACH>(v);
   finite = largest < 0x7f800000u;
   const bool zero = !finite || kv_float(largest) < KV_SMALL;
   const float shrink = kv_float(largest) > KV_LARGE ? KV_LARGE / kv_float(largest) : 1.0f;
@@ -82,7 +88,7 @@ template <uint BITS> KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD
   for (uint e = 0; e < KV_EACH; ++e) yy += v[e] * v[e];
   yy = kv_tree(yy);
   float unit = kv_sqrt(yy / float(KV_D)) * unit_length;
-  if (BITS == 8) unit = kv_float(kv_largest(v)) / 127.0f;
+  if (BITS == 8) unit = kv_float(kv_largest<KV_LANES, KV_EACH>(v)) / 127.0f;
   const float inverse = unit == 0.0f ? 0.0f : 1.0f / unit;
   float yc = 0.0f, cc = 0.0f;
   KV_UNROLL
@@ -93,79 +99,15 @@ template <uint BITS> KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD
     cc += level * level;
   }
   yc = kv_tree(yc), cc = kv_tree(cc);
-  float scale = unit;
-  if (rule == 1u) scale = kv_sqrt(yy / cc);
-  if (rule == 2u) scale = yc / cc;
-  if (rule == 3u) scale = yy / yc;
-  return zero ? ushort(0) : kv_to_half(kv_min(scale, 65504.0f));
-}
-
-// B bits at LOW of four codes, one a byte, moved to the lowest bits of the bytes.
-template <uint B, uint LOW> KV_FN uint kv_fields(uint four) {
-  return B == 8 ? four : (four >> LOW) & (0x01010101u * ((1u << B) - 1u));
-}
-
-// Bytes to nibbles: four fields in the low 16 bits.
-KV_FN uint kv_nibbles(uint fields) {
-  const uint x = (fields | fields >> 4) & 0x00ff00ffu;
-  return (x | x >> 8) & 0xffffu;
-}
-
-// A word of a plane of B bits at LOW of neighbouring codes: element n of field f is at bit 4n + B
-// f.
-template <uint B, uint LOW> KV_FN uint kv_word(KV_GROUP const uint *codes, uint count) {
-  if (B == 8) return codes[0];
-  uint word = 0;
-  KV_UNROLL
-  for (uint f = 0; f < 4u / B; ++f) {
-    if (8u * f < count) {
-      const uint low = kv_nibbles(kv_fields<B, LOW>(codes[2u * f]));
-      const uint high = kv_nibbles(kv_fields<B, LOW>(codes[2u * f + 1u]));
-      word |= (low | high << 16) << (B * f);
-    }
-  }
-  return word;
-}
-
-// One plane of a chunk of keys; codes: [KV_PAGE][KV_D], whose sizes are multiples of 8
-template <uint B, uint LOW>
-KV_FN void kv_pack_keys(KV_DEVICE uint *plane, KV_GROUP const uchar *codes, uint dims, uint tid) {
-  const uint row = KV_ROW(dims, B), per_word = 32u / B;
-  for (uint at = tid; at < KV_PAGE * row; at += 128u) {
-    const uint token = at / row, first = (at - token * row) * per_word;
-    plane[at] =
-        kv_word<B, LOW>((KV_GROUP const uint *)(codes + token * KV_D + first), dims - first);
-  }
-}
-
-// One plane of the values; codes: [KV_PAGE][KV_D]. A thread makes the words of four dimensions from
-// reads of four.
-template <uint B, uint LOW>
-KV_FN void kv_pack_values(KV_DEVICE uint *plane, KV_GROUP const uchar *codes, uint tid) {
-  const uint per_word = 32u / B, groups = KV_PAGE / per_word;
-  for (uint at = tid; at < groups * KV_D / 4u; at += 128u) {
-    const uint part = at & 1u, group = (at >> 1) % groups, block = (at >> 1) / groups;
-    KV_GROUP const uchar *from = codes + group * per_word * KV_D + 8u * block + 4u * part;
-    uint words[4];
-    KV_UNROLL
-    for (uint d = 0; d < 4; ++d) words[d] = 0;
-    KV_UNROLL
-    for (uint t = 0; t < per_word; ++t) {
-      const uint fields = kv_fields<B, LOW>(*(KV_GROUP const uint *)(from + t * KV_D));
-      const uint to = B == 8 ? 8u * t : 4u * (t & 7u) + B * (t >> 3);
-      KV_UNROLL
-      for (uint d = 0; d < 4; ++d) words[d] |= ((fields >> (8u * d)) & ((1u << B) - 1u)) << to;
-    }
-    KV_UNROLL
-    for (uint d = 0; d < 4; ++d) plane[4u * at + d] = words[d];
-  }
+  return zero ? ushort(0) : kv_to_half(kv_min(kv_rule_scale(rule, unit, yy, yc, cc), 65504.0f));
 }
 
 // All 64 vectors of one side of a tile to codes and scales in group memory. Returns how many of
 // this thread's vectors were not finite (the first lane of a vector counts it).
 template <uint BITS>
 KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GROUP ushort *scales,
-                          KV_GROUP const uint *steps, KV_CONSTANT uint *signs, float unit_length,
+                          KV_GROUP uint *steps, KV_CONSTANT float *levels,
+                          KV_CONSTANT float *borders, KV_CONSTANT uint *signs, float unit_length,
                           uint rule, uint token_stride, uint tokens, uint tid) {
   const uint lane = tid & 15u;
   uint strange = 0;
@@ -176,6 +118,8 @@ KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GRO
                   ? kv_load(x[kv_size(tid >> 4) * token_stride + KV_LANES * e + lane])
                   : 0.0f;
   }
+  kv_fill_steps<BITS>(steps, levels, borders, tid);
+  kv_barrier();
   for (uint slot = tid >> 4; slot < KV_PAGE; slot += 8u) {
     float v[KV_EACH];
     uint code[KV_EACH];
@@ -190,7 +134,8 @@ KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GRO
     const ushort scale =
         kv_encode_vector<BITS>(v, code, signs, steps, unit_length, rule, tid & 31u, finite);
     KV_UNROLL
-    for (uint e = 0; e < KV_EACH; ++e) codes[slot * KV_D + KV_LANES * e + lane] = uchar(code[e]);
+    for (uint e = 0; e < KV_EACH; ++e)
+      codes[slot * KV_CODES + KV_LANES * e + lane] = uchar(code[e]);
     if (lane == 0u) {
       scales[slot] = scale;
       strange += finite ? 0u : 1u;
@@ -199,14 +144,161 @@ KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GRO
   return strange;
 }
 
-// keys, values: dense; pages: where each page lies in the dense layout, then where its tiles go;
-// tiles: [page][kv_heads][KV_TILE_WORDS]; strange: [pages][kv_heads][2], vectors that are not
+#else
+// A vector of four lanes: lane t has the numbers 16 e + 4 t + i as number 4 e + i, so it reads four
+// neighbours at once. Sums are those of 16 lanes: lane 4 t + i of them has its sum in sums[i].
+#define KV_QUARTER_SIZE (4 * KV_EACH)
+
+// As words: four numbers from x on.
+KV_FN void kv_read_four(KV_THREAD uint *words, KV_DEVICE const kv_t *x) {
+#if KV_TYPE == 0
+  const uint4 four = *(KV_DEVICE const uint4 *)x;
+  words[0] = four.x, words[1] = four.y, words[2] = four.z, words[3] = four.w;
+#else
+  const uint2 two = *(KV_DEVICE const uint2 *)x;
+  words[0] = two.x, words[1] = two.y;
+#endif
+}
+KV_FN float kv_of_four(KV_THREAD const uint *words, uint i) {
+#if KV_TYPE == 0
+  return kv_float(words[i]);
+#else
+  return kv_load(kv_t(words[i >> 1] >> (16u * (i & 1u)) & 0xffffu));
+#endif
+}
+
+KV_FN float kv_quarter_tree(KV_THREAD const float *sums) {
+  float s[4];
+  KV_UNROLL
+  for (uint i = 0; i < 4; ++i) s[i] = sums[i] + kv_shuffle_xor(sums[i], 2u);
+  KV_UNROLL
+  for (uint i = 0; i < 4; ++i) s[i] += kv_shuffle_xor(s[i], 1u);
+  return (s[0] + s[2]) + (s[1] + s[3]);
+}
+
+// kv_forward without the factor.
+KV_FN void kv_quarter_butterflies(KV_THREAD float *v, KV_CONSTANT uint *signs, uint t) {
+  KV_UNROLL
+  for (uint e = 0; e < KV_EACH; ++e) {
+    const uint minus = signs[e / 2u] >> (16u * (e & 1u) + 4u * t);
+    KV_UNROLL
+    for (uint i = 0; i < 4; ++i)
+      v[4u * e + i] = kv_float(kv_bits(v[4u * e + i]) ^ ((minus << (31u - i)) & 0x80000000u));
+  }
+  KV_UNROLL
+  for (uint step = 1; step < KV_QUARTER_SIZE; step <<= 1) {
+    if (step == 4u) { // distances 4 and 8 are between lanes
+      KV_UNROLL
+      for (uint distance = 1; distance < 4; distance <<= 1) {
+        const float sign = (t & distance) != 0u ? -1.0f : 1.0f;
+        KV_UNROLL
+        for (uint n = 0; n < KV_QUARTER_SIZE; ++n)
+          v[n] = kv_fma(v[n], sign, kv_shuffle_xor(v[n], distance));
+      }
+    }
+    KV_UNROLL
+    for (uint n = 0; n < KV_QUARTER_SIZE; ++n) {
+      if ((n & step) == 0u) {
+        const float a = v[n], b = v[n + step];
+        v[n] = a + b, v[n + step] = a - b;
+      }
+    }
+  }
+}
+
+// Encodes the vector in v: codes as bytes of words, word e of numbers 4 e and on.
+template <uint BITS>
+KV_FN ushort kv_encode_quarter(KV_THREAD float *v, KV_THREAD uint *codes, KV_CONSTANT uint *signs,
+                               KV_GROUP const uint *steps, float unit_length, uint rule, uint t,
+                               KV_THREAD bool &finite) {
+  const uint largest = kv_largest<4, KV_QUARTER_SIZE>(v);
+  finite = largest < 0x7f800000u;
+  const bool zero = !finite || kv_float(largest) < KV_SMALL, large = kv_float(largest) > KV_LARGE;
+  if (zero || large) {
+    const float shrink = large ? KV_LARGE / kv_float(largest) : 1.0f;
+    KV_UNROLL
+    for (uint n = 0; n < KV_QUARTER_SIZE; ++n) v[n] = zero ? 0.0f : v[n] * shrink;
+  }
+  kv_quarter_butterflies(v, signs, t);
+  float yy[4], yc[4], cc = 0.0f; // squares of levels and their sums are exact, in any order
+  KV_UNROLL
+  for (uint i = 0; i < 4; ++i) yy[i] = yc[i] = 0.0f;
+  KV_UNROLL
+  for (uint n = 0; n < KV_QUARTER_SIZE; ++n) v[n] *= KV_FACTOR, yy[n & 3u] += v[n] * v[n];
+  const float all = kv_quarter_tree(yy);
+  float unit = kv_sqrt(all / float(KV_D)) * unit_length;
+  if (BITS == 8) unit = kv_float(kv_largest<4, KV_QUARTER_SIZE>(v)) / 127.0f;
+  const float inverse = unit == 0.0f ? 0.0f : 1.0f / unit;
+  KV_UNROLL
+  for (uint e = 0; e < KV_EACH; ++e) {
+    uint code[4];
+    KV_UNROLL
+    for (uint i = 0; i < 4; ++i) {
+      const float y = v[4u * e + i];
+      float level;
+      code[i] = kv_quantize<BITS>(y * inverse, steps, level);
+      yc[i] += y * level;
+      cc = kv_fma(level, level, cc);
+    }
+    codes[e] = kv_low_bytes(code[0], code[1], code[2], code[3]);
+  }
+  cc += kv_shuffle_xor(cc, 2u), cc += kv_shuffle_xor(cc, 1u);
+  const float scale = kv_rule_scale(rule, unit, all, kv_quarter_tree(yc), cc);
+  return zero ? ushort(0) : kv_to_half(kv_min(scale, 65504.0f));
+}
+
+// As above, with four lanes a vector.
+template <uint BITS>
+KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GROUP ushort *scales,
+                          KV_GROUP uint *steps, KV_CONSTANT float *levels,
+                          KV_CONSTANT float *borders, KV_CONSTANT uint *signs, float unit_length,
+                          uint rule, uint token_stride, uint tokens, uint tid) {
+  const uint t = tid & 3u, words = KV_TYPE == 0 ? 4u : 2u;
+  KV_GROUP uint *code_words = (KV_GROUP uint *)codes;
+  uint strange = 0, next[KV_EACH * (KV_TYPE == 0 ? 4 : 2)]; // read one vector ahead
+  KV_UNROLL
+  for (uint n = 0; n < KV_EACH * words; ++n) next[n] = 0;
+  if ((tid >> 2) < tokens) {
+    KV_DEVICE const kv_t *from = x + kv_size(tid >> 2) * token_stride + 4u * t;
+    KV_UNROLL
+    for (uint e = 0; e < KV_EACH; ++e) kv_read_four(next + words * e, from + KV_LANES * e);
+  }
+  kv_fill_steps<BITS>(steps, levels, borders, tid);
+  kv_barrier();
+  for (uint slot = tid >> 2; slot < KV_PAGE; slot += 32u) {
+    float v[KV_QUARTER_SIZE];
+    uint own[KV_EACH];
+    KV_UNROLL
+    for (uint n = 0; n < KV_QUARTER_SIZE; ++n) v[n] = kv_of_four(next + words * (n / 4u), n & 3u);
+    KV_UNROLL
+    for (uint n = 0; n < KV_EACH * words; ++n) next[n] = 0;
+    if (slot + 32u < tokens) {
+      KV_DEVICE const kv_t *from = x + kv_size(slot + 32u) * token_stride + 4u * t;
+      KV_UNROLL
+      for (uint e = 0; e < KV_EACH; ++e) kv_read_four(next + words * e, from + KV_LANES * e);
+    }
+    bool finite;
+    const ushort scale =
+        kv_encode_quarter<BITS>(v, own, signs, steps, unit_length, rule, t, finite);
+    KV_UNROLL
+    for (uint e = 0; e < KV_EACH; ++e) code_words[slot * (KV_CODES / 4) + 4u * e + t] = own[e];
+    if (t == 0u) {
+      scales[slot] = scale;
+      strange += finite ? 0u : 1u;
+    }
+  }
+  return strange;
+}
+#endif
+
+// keys, values: dense, vectors aligned to four numbers; pages: where each page lies in the dense
+// layout, then where its tiles go; tiles: [page][kv_heads][KV_TILE_WORDS]; strange: [pages][kv_heads][2], vectors that are not
 // finite (stored as zeros). Grid: [2 sides, kv_heads, pages].
 KV_KERNEL(kv_encode, 128)
 (KV_IN(kv_t, keys, 0), KV_IN(kv_t, values, 1), KV_IN(uint, pages, 2), KV_OUT(uint, tiles, 3),
  KV_OUT(uint, strange, 4), KV_ARGS(KvPagesParams, args, 5) KV_IDS) {
   KV_BEGIN
-  KV_SHARED(uint, code_words, KV_PAGE * KV_D / 4); // words, for their alignment
+  KV_SHARED(uint, code_words, KV_PAGE * KV_CODES / 4); // words, for their alignment
   KV_SHARED(ushort, scales, KV_PAGE);
   KV_SHARED(uint, counts, 128);
   KV_SHARED(uint, steps, KV_STEPS);
@@ -217,17 +309,16 @@ KV_KERNEL(kv_encode, 128)
   const uint rest = args.tokens - page * KV_PAGE, tokens = rest < KV_PAGE ? rest : KV_PAGE;
   KV_DEVICE uint *tile =
       tiles + (kv_size(pages[2u * page + 1u]) * args.kv_heads + head) * KV_TILE_WORDS;
-  if (side == 0u) kv_fill_steps<KV_K_BITS>(steps, kv_key_levels, kv_key_borders, kv_tid);
-  else kv_fill_steps<KV_V_BITS>(steps, kv_value_levels, kv_value_borders, kv_tid);
-  kv_barrier();
   if (side == 0u) {
     counts[kv_tid] =
-        kv_encode_side<KV_K_BITS>(keys + from, codes, scales, steps, args.key_signs, KV_K_UNIT,
-                                  args.key_rule, args.token_stride, tokens, kv_tid);
+        kv_encode_side<KV_K_BITS>(keys + from, codes, scales, steps, kv_key_levels, kv_key_borders,
+                                  args.key_signs, KV_K_UNIT, args.key_rule, args.token_stride,
+                                  tokens, kv_tid);
   } else {
     counts[kv_tid] =
-        kv_encode_side<KV_V_BITS>(values + from, codes, scales, steps, args.value_signs, KV_V_UNIT,
-                                  args.value_rule, args.token_stride, tokens, kv_tid);
+        kv_encode_side<KV_V_BITS>(values + from, codes, scales, steps, kv_value_levels,
+                                  kv_value_borders, args.value_signs, KV_V_UNIT, args.value_rule,
+                                  args.token_stride, tokens, kv_tid);
   }
   kv_barrier();
   if (kv_tid < KV_PAGE / 2u) {
@@ -236,7 +327,7 @@ KV_KERNEL(kv_encode, 128)
   }
   if (kv_tid == 0u) {
     uint sum = 0;
-    for (uint i = 0; i < 128u; i += 16u) sum += counts[i];
+    for (uint i = 0; i < 128u; i += KV_QUARTERED ? 4u : 16u) sum += counts[i];
     strange[(page * args.kv_heads + head) * 2u + side] = sum;
   }
   if (side == 0u) {

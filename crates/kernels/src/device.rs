@@ -3,23 +3,43 @@
 //! A program is text: definitions made here from the codec's tables and layout, then the files of
 //! the dialect. `docs/kernels.md` explains the dialect and says which check each kernel has passed.
 
+#[cfg(not(any(feature = "cuda", feature = "metal")))]
+mod absent;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod dense;
+mod gpu;
+#[cfg(all(feature = "metal", not(feature = "cuda")))]
+mod metal;
 mod params;
+mod parts;
 mod spec;
 
-use kvant_turboquant::{Width, Widths};
+use kvant_turboquant::Widths;
 
+pub use dense::{dense_block, dense_parts, dense_shared_bytes};
+pub use gpu::{Arg, Gpu, GpuBuffer, GpuError, GpuMatmul, GpuProgram, Place};
 pub use params::{
-    AttendParams, CombineParams, PagesParams, Params, RotateParams, RowParams, rule_code,
+    AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
+    GateParams, LookupParams, NormParams, PagesParams, Params, PartParams, PickParams, PlaceParams,
+    RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams, rule_code,
     sign_words,
 };
+pub use parts::{AttendRow, Cut, NO_MASK, parts_of};
 pub use spec::{Activations, MAX_QUERIES, Spec, Unsupported};
 
 /// Threads of a group, of every kernel.
 pub const GROUP_THREADS: usize = 128;
 /// Vectors that a group of `rotate` and `restore` takes.
 pub const GROUP_VECTORS: usize = 8;
+/// Numbers of keys, and as many of values, that a group of `append` takes.
+pub const APPEND_NUMBERS: usize = 512;
+/// The place of a token that `append` does not keep; else it is page times `PAGE_TOKENS` plus slot.
+pub const NOWHERE: u32 = u32::MAX;
+/// Query vectors of a group of `attend_dense` for decode steps.
+pub const DENSE_FEW: usize = 16;
+/// The same for chunks of prompts; half as many for heads of more than 128 numbers.
+pub const DENSE_MANY: usize = 128;
 
 /// An entry point of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,12 +56,63 @@ pub enum Kernel {
     Attend,
     /// Parts to results.
     Combine,
+    /// Keys and values of new tokens to 16-bit pages.
+    Append,
+    /// Attention over 16-bit pages.
+    AttendDense,
+    /// Parts of it to results.
+    Merge,
+    /// Rows of an embedding by token.
+    Lookup,
+    /// The sum of a stream and what is added to it, and its norm.
+    Norm,
+    /// Cosines and sines of positions.
+    Angles,
+    /// q, k and v out of their joined product, normed and turned.
+    Split,
+    /// The gated product of an MLP.
+    Gate,
+    /// Rows by number.
+    Pick,
+    /// Rows into columns of longer rows.
+    Place,
+    /// f32 to 16 bits.
+    Cast,
+    /// A bias added to rows.
+    Bias,
+    /// Logits below a cap.
+    SoftCap,
+    /// Logits to tokens.
+    Sample,
 }
 
 impl Kernel {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Rotate, Self::Restore, Self::Encode, Self::Gather, Self::Attend, Self::Combine];
+    /// Those of a program of the cache, [`program`].
+    pub const ALL: [Self; 9] = [
+        Self::Rotate,
+        Self::Restore,
+        Self::Encode,
+        Self::Gather,
+        Self::Attend,
+        Self::Combine,
+        Self::Append,
+        Self::AttendDense,
+        Self::Merge,
+    ];
+    /// Those of a model, [`ops_program`].
+    pub const OPS: [Self; 11] = [
+        Self::Lookup,
+        Self::Norm,
+        Self::Angles,
+        Self::Split,
+        Self::Gate,
+        Self::Pick,
+        Self::Place,
+        Self::Cast,
+        Self::Bias,
+        Self::SoftCap,
+        Self::Sample,
+    ];
 
     /// Name of the entry point.
     pub fn name(self) -> &'static str {
@@ -52,26 +123,51 @@ impl Kernel {
             Self::Gather => "kv_gather",
             Self::Attend => "kv_attend",
             Self::Combine => "kv_combine",
+            Self::Append => "kv_append",
+            Self::AttendDense => "kv_attend_dense",
+            Self::Merge => "kv_merge",
+            Self::Lookup => "kv_lookup",
+            Self::Norm => "kv_norm",
+            Self::Angles => "kv_angles",
+            Self::Split => "kv_split",
+            Self::Gate => "kv_gate",
+            Self::Pick => "kv_pick",
+            Self::Place => "kv_place",
+            Self::Cast => "kv_cast",
+            Self::Bias => "kv_bias",
+            Self::SoftCap => "kv_soft_cap",
+            Self::Sample => "kv_sample",
         }
     }
 }
 
 /// The files of the dialect in the order of a program, by name.
-pub const FILES: [(&str, &str); 9] = [
+pub const FILES: [(&str, &str); 12] = [
     ("compat.h", include_str!("../device/compat.h")),
     ("params.h", include_str!("../device/params.h")),
     ("rotation.h", include_str!("../device/rotation.h")),
     ("tile.h", include_str!("../device/tile.h")),
     ("rotate.h", include_str!("../device/rotate.h")),
+    ("pack.h", include_str!("../device/pack.h")),
     ("encode.h", include_str!("../device/encode.h")),
     ("gather.h", include_str!("../device/gather.h")),
     ("attend.h", include_str!("../device/attend.h")),
     ("combine.h", include_str!("../device/combine.h")),
+    ("append.h", include_str!("../device/append.h")),
+    ("attend_dense.h", include_str!("../device/attend_dense.h")),
 ];
 
 /// What takes the place of `attend.h`'s entry on NVIDIA GPUs from sm_90 on.
-const OVERRIDE: [&str; 2] =
-    [include_str!("../device/cuda/int8.cuh"), include_str!("../device/cuda/attend.cuh")];
+const OVERRIDE: [&str; 4] = [
+    include_str!("../device/cuda/int8.cuh"),
+    include_str!("../device/cuda/merge.cuh"),
+    include_str!("../device/cuda/dense.cuh"),
+    include_str!("../device/cuda/attend.cuh"),
+];
+
+/// What takes the place of `attend_dense.h`'s entry on NVIDIA GPUs from sm_80 on.
+const DENSE_OVERRIDE: [&str; 2] =
+    [include_str!("../device/cuda/flash.cuh"), include_str!("../device/cuda/attend_dense.cuh")];
 
 /// The text of all kernels for one specification, for Metal or CUDA.
 pub fn program(spec: &Spec) -> String {
@@ -82,18 +178,51 @@ pub fn program(spec: &Spec) -> String {
     text
 }
 
-/// The text with `attend` for NVIDIA GPUs from sm_90 on; `None` where the specification has only
-/// the portable one: it wants heads of 128 and codes of 2, 3, 4 or 8 bits.
+/// Files of the model's kernels behind `compat.h` and `params.h`, by name.
+pub const OPS_FILES: [(&str, &str); 7] = [
+    ("reduce.h", include_str!("../device/reduce.h")),
+    ("norm.h", include_str!("../device/norm.h")),
+    ("split.h", include_str!("../device/split.h")),
+    ("gate.h", include_str!("../device/gate.h")),
+    ("rows.h", include_str!("../device/rows.h")),
+    ("each.h", include_str!("../device/each.h")),
+    ("sample.h", include_str!("../device/sample.h")),
+];
+
+/// The text of the model's kernels, for Metal or CUDA.
+pub fn ops_program() -> String {
+    let shared = FILES[..2].iter();
+    let files = shared.chain(&OPS_FILES).map(|(_, file)| *file);
+    ["#define KV_TYPE 0\n#define KV_OPS\n"].into_iter().chain(files).collect()
+}
+
+/// The text with `attend` for NVIDIA GPUs from sm_90 on, which merges the parts of a row itself;
+/// `None` where the specification has only the portable one: it wants heads of 64, 128 or 256.
 pub fn override_program(spec: &Spec) -> Option<String> {
-    let Widths { keys, values } = spec.layout().widths();
-    let bytes = |width: Width| width.bits() != 6;
-    if spec.layout().dim() != 128 || !bytes(keys) || !bytes(values) {
+    if ![64, 128, 256].contains(&spec.layout().dim()) {
         return None;
     }
     Some(format!("#define KV_ATTEND_OVERRIDE\n{}{}", program(spec), OVERRIDE.concat()))
 }
 
-/// Dynamic shared memory of a group of that `attend`: a stage a warp.
+/// A text of [`program`] or [`override_program`] with `attend_dense` for NVIDIA GPUs from sm_80 on.
+pub fn with_dense_override(text: &str) -> String {
+    format!("#define KV_FLASH_OVERRIDE\n{text}{}", DENSE_OVERRIDE.concat())
+}
+
+/// Dynamic shared memory of a group of that `attend`: a stage a warp, later its sums.
 pub fn override_shared_bytes(spec: &Spec) -> u32 {
-    4 * spec.layout().tile_bytes() as u32
+    let sums = 4 * if spec.queries() <= 4 { 4 } else { 8 } * (spec.layout().dim() + 4);
+    4 * spec.layout().tile_bytes().max(sums) as u32
+}
+
+/// How many groups of that `attend` a multiprocessor takes.
+pub fn override_occupancy(spec: &Spec) -> usize {
+    let Widths { keys, values } = spec.layout().widths();
+    match spec.layout().dim() {
+        256 if spec.layout().tile_bytes() > 24_000 => 1,
+        256 => 2,
+        _ if keys.bits() > 4 || values.bits() > 4 => 3,
+        _ => 4,
+    }
 }

@@ -4,12 +4,13 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use cudarc::driver::{CudaSlice, CudaStream};
 use kvant_kernels::PAGE_TOKENS;
 use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram};
 use kvant_kernels::device::{
-    Activations, AttendParams, CombineParams, GROUP_VECTORS, Kernel, PagesParams, Params,
-    RotateParams, RowParams, Spec,
+    Activations, AttendParams, AttendRow, Cut, Kernel, NO_MASK, PagesParams, Params, Spec,
+    override_occupancy, parts_of,
 };
 use kvant_turboquant::{Width, Widths};
 
@@ -34,7 +35,7 @@ fn program(
 ) -> Fallible<(Spec, CudaProgram)> {
     let widths = Widths { keys: Width::new(bits.0)?, values: Width::new(bits.1)? };
     let spec = Spec::new(DIM, widths, Activations::BF16)?.with_queries(queries);
-    let program = CudaProgram::new(stream, &spec, portable, None)?;
+    let program = CudaProgram::new(stream, &spec, portable, Some(&std::env::temp_dir()))?;
     Ok((spec, program))
 }
 
@@ -148,15 +149,12 @@ pub(crate) struct Attention {
     spec: Spec,
     program: CudaProgram,
     group: usize,
-    batch: usize,
-    pages: usize,
+    rows: Vec<AttendRow>,
     tiles: CudaSlice<u8>,
     tail: [CudaSlice<u8>; 2],
     q: CudaSlice<u8>,
     /// Of each set.
-    rows: Vec<CudaSlice<u8>>,
-    lists: Vec<CudaSlice<u8>>,
-    rotated: RefCell<CudaSlice<u8>>,
+    lists: Vec<Vec<u32>>,
     out: RefCell<CudaSlice<u8>>,
 }
 
@@ -180,37 +178,31 @@ impl Attention {
             state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(0x1405_7B7E_F767_814F);
             order.swap(last, (state >> 33) as usize % (last + 1));
         }
-        let (mut rows, mut lists) = (Vec::new(), Vec::new());
-        for set in order.chunks(batch * pages) {
-            let of_row = |row: usize| RowParams {
-                query: row as u32,
-                tokens: 1,
-                position: (context + TAIL - 1) as u32,
-                packed_at: (row * (pages + 1)) as u32,
-                packed: pages as u32,
-                tail_at: (row * (pages + 1) + pages) as u32,
-            };
-            let all_rows: Vec<u32> = (0..batch).flat_map(|row| of_row(row).words()).collect();
-            rows.push(words(stream, &all_rows)?);
-            let list = set.chunks(pages).zip(0_u32..);
-            let list: Vec<u32> =
-                list.flat_map(|(own, row)| own.iter().copied().chain([row])).collect();
-            lists.push(words(stream, &list)?);
-        }
+        let rows = (0..batch).map(|row| AttendRow {
+            query: row as u32,
+            tokens: 1,
+            position: (context + TAIL - 1) as u32,
+            packed_at: (row * (pages + 1)) as u32,
+            packed: pages as u32,
+            tail_at: (row * (pages + 1) + pages) as u32,
+            sinks: (0, 0),
+            mask_at: NO_MASK,
+        });
+        let lists = order.chunks(batch * pages).map(|set| {
+            let rows = set.chunks(pages).zip(0_u32..);
+            rows.flat_map(|(own, row)| own.iter().copied().chain([row])).collect()
+        });
         let vectors = batch * KV_HEADS * group;
         let tail = stream.clone_htod(&numbers(batch * KV_HEADS * PAGE_TOKENS * DIM, f16))?;
         Ok(Self {
             spec,
             program,
             group,
-            batch,
-            pages,
+            rows: rows.collect(),
             tiles,
             tail: [tail.try_clone()?, tail],
             q: stream.clone_htod(&numbers(vectors * DIM, bf16))?,
-            rows,
-            lists,
-            rotated: RefCell::new(stream.alloc_zeros(4 * vectors * DIM)?),
+            lists: lists.collect(),
             out: RefCell::new(stream.alloc_zeros(2 * vectors * DIM)?),
             stream: stream.clone(),
         })
@@ -218,68 +210,83 @@ impl Attention {
 
     /// Bytes of packed pages that a step reads.
     pub(crate) fn bytes(&self) -> usize {
-        self.batch * self.pages * KV_HEADS * self.spec.layout().tile_bytes()
+        let pages: usize = self.rows.iter().map(|row| row.packed as usize).sum();
+        pages * KV_HEADS * self.spec.layout().tile_bytes()
     }
 
-    /// Seconds of one step with splits of so many pages.
-    pub(crate) fn time(&self, split_pages: usize) -> Fallible<f64> {
-        let parts = 1 + self.pages.div_ceil(split_pages);
+    /// How the product cuts these rows.
+    pub(crate) fn cut(&self) -> Fallible<Cut> {
+        let attribute = CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = self.stream.context().attribute(attribute)? as usize;
+        let gpu = (multiprocessors, override_occupancy(&self.spec));
+        Ok(Cut::of(&self.rows, KV_HEADS, gpu, 0))
+    }
+
+    /// Seconds of one step.
+    pub(crate) fn time(&self, cut: Cut) -> Fallible<f64> {
+        let lists = self.lists.iter().map(|list| {
+            let parts = parts_of(&self.rows, list, cut, 0);
+            let all: Vec<u32> = parts.iter().flat_map(Params::words).collect();
+            Ok((words(&self.stream, &all)?, words(&self.stream, list)?))
+        });
+        let lists = lists.collect::<Fallible<Vec<_>>>()?;
+        let parts = parts_of(&self.rows, &self.lists[0], cut, 0).len();
         let q_heads = KV_HEADS * self.group;
-        let vectors = self.batch * q_heads;
-        let mut sums = self.stream.alloc_zeros::<u8>(4 * vectors * parts * DIM)?;
-        let mut ends = self.stream.alloc_zeros::<u8>(8 * vectors * parts)?;
-        let (sums, ends) = (RefCell::new(&mut sums), RefCell::new(&mut ends));
-        let rotate = RotateParams { signs: SIGNS, vectors: vectors as u32 };
-        let attend = AttendParams {
+        let mut sums = self.stream.alloc_zeros::<u8>(4 * parts * q_heads * DIM)?;
+        let mut ends = self.stream.alloc_zeros::<u8>(8 * parts * q_heads)?;
+        let mut counters = self.stream.alloc_zeros::<u8>(4 * parts * KV_HEADS)?;
+        let nothing = self.stream.alloc_zeros::<u8>(4)?;
+        let outputs = RefCell::new([&mut sums, &mut ends, &mut counters]);
+        let params = AttendParams {
+            key_signs: SIGNS,
+            value_signs: SIGNS,
             q_heads: q_heads as u32,
             kv_heads: KV_HEADS as u32,
-            parts: parts as u32,
-            split_pages: split_pages as u32,
+            tokens: 1,
             window: 0,
+            sink_logits: 0,
             scale: 0.088_388_35,
             soft_cap: 0.0,
         };
-        let combine = CombineParams {
-            signs: SIGNS,
-            q_heads: q_heads as u32,
-            parts: parts as u32,
-            split_pages: split_pages as u32,
-        };
         let seconds = replay(&self.stream, || {
-            let (mut rotated, mut out) = (self.rotated.borrow_mut(), self.out.borrow_mut());
-            let (mut sums, mut ends) = (sums.borrow_mut(), ends.borrow_mut());
-            for (rows, list) in self.rows.iter().zip(&self.lists) {
-                let grid = [vectors.div_ceil(GROUP_VECTORS), 1, 1];
-                let mut buffers = [CudaBuffer::Input(&self.q), CudaBuffer::Output(&mut rotated)];
-                // SAFETY: all buffers were made for these rows, lists and parts.
-                unsafe { self.program.launch(Kernel::Rotate, grid, &mut buffers, &rotate)? };
+            let mut out = self.out.borrow_mut();
+            let mut outputs = outputs.borrow_mut();
+            let [sums, ends, counters] = &mut *outputs;
+            for (list, pages) in &lists {
                 let mut buffers = [
-                    CudaBuffer::Input(&rotated),
                     CudaBuffer::Input(&self.q),
                     CudaBuffer::Input(&self.tiles),
                     CudaBuffer::Input(&self.tail[0]),
                     CudaBuffer::Input(&self.tail[1]),
-                    CudaBuffer::Input(rows),
                     CudaBuffer::Input(list),
-                    CudaBuffer::Output(&mut sums),
-                    CudaBuffer::Output(&mut ends),
-                ];
-                let grid = [parts, KV_HEADS, self.batch];
-                // SAFETY: as above.
-                unsafe { self.program.launch(Kernel::Attend, grid, &mut buffers, &attend)? };
-                let mut buffers = [
-                    CudaBuffer::Input(&sums),
-                    CudaBuffer::Input(&ends),
-                    CudaBuffer::Input(rows),
+                    CudaBuffer::Input(pages),
+                    CudaBuffer::Input(&nothing),
+                    CudaBuffer::Input(&nothing),
+                    CudaBuffer::Output(sums),
+                    CudaBuffer::Output(ends),
+                    CudaBuffer::Output(counters),
                     CudaBuffer::Output(&mut out),
                 ];
-                let grid = [q_heads, 1, self.batch];
+                let grid = [parts, KV_HEADS, 1];
+                // SAFETY: all buffers were made for these rows, lists and parts.
+                unsafe { self.program.launch(Kernel::Attend, grid, &mut buffers, &params)? };
+                if self.program.attend_combines() {
+                    continue;
+                }
+                let mut buffers = [
+                    CudaBuffer::Input(sums),
+                    CudaBuffer::Input(ends),
+                    CudaBuffer::Input(list),
+                    CudaBuffer::Input(&nothing),
+                    CudaBuffer::Output(&mut out),
+                ];
+                let grid = [q_heads, 1, parts];
                 // SAFETY: as above.
-                unsafe { self.program.launch(Kernel::Combine, grid, &mut buffers, &combine)? };
+                unsafe { self.program.launch(Kernel::Combine, grid, &mut buffers, &params)? };
             }
             Ok(())
         })?;
-        Ok(seconds / self.rows.len() as f64)
+        Ok(seconds / lists.len() as f64)
     }
 }
 

@@ -1,18 +1,21 @@
 //! Times of the device kernels on a GPU, beside the bandwidth of a copy on the same one: `encode`
-//! of 8,192 tokens, and decode attention (`rotate`, `attend`, `combine`) over batch × context.
+//! of 8,192 tokens, and decode attention over batch × context, cut in parts as the product does.
 //!
 //! Inputs are as many sets as make 400 MB, so that no cache of the GPU helps; all sets are one
 //! graph, and a time is the median of eleven replays over the number of sets.
+//!
+//! With the argument `dense` it times the kernels over 16-bit pages instead.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 #![expect(unsafe_code, reason = "launches of kernels")]
 
 mod cases;
+mod dense;
 mod gpu;
 
 use std::error::Error;
-use std::fmt::Write;
 
+use kvant_kernels::device::Cut;
 use kvant_kernels::device::cuda::first_gpu;
 
 use cases::{Attention, Encoding};
@@ -48,6 +51,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let copy = gpu::copy_rate(&stream)?;
     println!("{}: copy {:.3} TB/s", stream.context().name()?, copy / 1e12);
+    if std::env::args().any(|argument| argument == "dense") {
+        return dense::print(&stream, copy);
+    }
     for bits in [(4, 4), (8, 4), (8, 8), (3, 3), (2, 2), (6, 6)] {
         let encoding = Encoding::new(&stream, bits)?;
         let seconds = encoding.time()?;
@@ -64,26 +70,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("attend, {bits:?} bits, group {group}: batch x context, us, share of copy");
         for (batch, context) in SHAPES {
             let attention = Attention::new(&stream, bits, group, (batch, context), false)?;
-            let mut best = (f64::MAX, 0);
-            let mut all = String::new();
-            for split_pages in [8, 16, 32, 64, 128] {
-                if split_pages > 8 && split_pages > context / 64 {
-                    continue;
-                }
-                let seconds = attention.time(split_pages)?;
-                write!(all, " {split_pages}:{:.1}", seconds * 1e6)?;
-                if seconds < best.0 {
-                    best = (seconds, split_pages);
-                }
-            }
-            let share = attention.bytes() as f64 / best.0 / copy;
-            let (best, split) = (best.0 * 1e6, best.1);
-            println!("  {batch:>2} x {context:>6} {best:>9.1} {share:.2} split {split:>3} |{all}");
+            let cut = attention.cut()?;
+            let seconds = attention.time(cut)?;
+            let share = attention.bytes() as f64 / seconds / copy;
+            let seconds = seconds * 1e6;
+            println!("  {batch:>2} x {context:>6} {seconds:>9.1} {share:.2} {cut:?}");
         }
     }
     let portable = Attention::new(&stream, (4, 4), 4, (64, 4096), true)?;
     println!("portable attend, (4, 4) bits, group 4, 64 x 4096: {:.1} us", {
-        portable.time(32)? * 1e6
+        portable.time(Cut { split_pages: 32, tail_apart: true })? * 1e6
     });
     Ok(())
 }

@@ -4,24 +4,24 @@
 // What is added to levels of 4 bits in their bytes.
 #define KV_OFFSET(bits) ((bits) == 4 ? 63.5f : 0.0f)
 
-KV_FN uint kv_shared(const void *p) { return (uint)__cvta_generic_to_shared(p); }
+KV_FN uint kv_address(const void *p) { return (uint)__cvta_generic_to_shared(p); }
 KV_FN void kv_bar_init(kv_size *bar) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(kv_shared(bar)) : "memory");
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(kv_address(bar)) : "memory");
 }
 KV_FN void kv_bulk(void *into, const void *from, uint bytes, kv_size *bar) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(kv_shared(bar)),
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(kv_address(bar)),
                "r"(bytes)
                : "memory");
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(kv_shared(into)),
-      "l"(from), "r"(bytes), "r"(kv_shared(bar))
+          "r"(kv_address(into)),
+      "l"(from), "r"(bytes), "r"(kv_address(bar))
       : "memory");
 }
 KV_FN void kv_bar_wait(kv_size *bar, uint phase) {
   asm volatile("{\n.reg .pred p;\nAGAIN: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p "
                "bra READY;\n"
-               "bra AGAIN;\nREADY:\n}" ::"r"(kv_shared(bar)),
+               "bra AGAIN;\nREADY:\n}" ::"r"(kv_address(bar)),
                "r"(phase)
                : "memory");
 }
@@ -46,7 +46,7 @@ KV_FN uint kv_permute(uint a, uint b, uint selector) {
   asm("prmt.b32 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(selector));
   return y;
 }
-// c += a b of 16 x 32 and 32 x 8: signed bytes, and signed with unsigned ones.
+// c += a b of 16 x 32 and 32 x 8: signed bytes, signed with unsigned ones, and the reverse.
 KV_FN void kv_mma_ss(int *c, const uint *a, uint b0, uint b1) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
       "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
@@ -58,6 +58,12 @@ KV_FN void kv_mma_su(int *c, uint a0, uint a1, uint a2, uint a3, uint b0, uint b
       "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+KV_FN void kv_mma_us(int *c, const uint *a, uint b0, uint b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
+      "{%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 // a | b of words without common bits; one is 1, which the compiler does not know: the sum goes to a
 // pipe that idles here, while that of logic and permutations is the bottleneck.
@@ -77,6 +83,22 @@ KV_FN void kv_bytes4(uint w, const uint *t, uint one, uint &low, uint &high) {
 KV_FN void kv_bytes3(uint w, const uint *t, uint &low, uint &high) {
   low = kv_permute(t[0], t[1], w), high = kv_permute(t[0], t[1], w >> 16);
 }
+// Eight codes of 6 bits: their low four bits, and their high two in nibbles. The table has the
+// positive half, the other is its mirror. Its bytes have bit 7 clear, as above.
+KV_FN void kv_bytes6(uint low_bits, uint high_bits, const uint *t, uint &low, uint &high) {
+  const uint minus = (~high_bits >> 1) & 0x11111111u; // a nibble is 1 where the code is negative
+  const uint w = low_bits ^ (minus * 15u), x = w ^ 0x88888888u;
+  const uint upper = (high_bits ^ minus) & 0x11111111u; // of the 32 magnitudes the upper 16
+  KV_UNROLL
+  for (uint half = 0; half < 2; ++half) {
+    const uint by = 16u * half, upper_mask = kv_permute(0xff00u, 0u, upper >> by);
+    const uint minus_mask = kv_permute(0xff00u, 0u, minus >> by);
+    const uint a = kv_permute(t[0], t[1], w >> by) | kv_permute(t[2], t[3], x >> by);
+    const uint b = kv_permute(t[4], t[5], w >> by) | kv_permute(t[6], t[7], x >> by);
+    const uint size = (a & ~upper_mask) | (b & upper_mask);
+    (half ? high : low) = (size ^ minus_mask) + (minus_mask & 0x01010101u);
+  }
+}
 // Field f of a word of 2-bit codes, and of one of single bits, moved to bit 2 of each nibble.
 KV_FN uint kv_pairs(uint w, uint f) { return (f ? w >> 2 : w) & 0x33333333u; }
 KV_FN uint kv_thirds(uint w, uint f) {
@@ -88,40 +110,60 @@ KV_FN uint kv_thirds(uint w, uint f) {
 KV_FN uint kv_column_token(uint half_page, uint t, uint r) {
   if (KV_V_BITS == 8)
     return 32u * half_page + 16u * (t >> 1) + 4u * (r >> 1) + 2u * (t & 1u) + (r & 1u);
-  if (KV_V_BITS == 4) return 32u * half_page + 8u * (r >> 1) + 2u * t + (r & 1u);
+  if (KV_LOW(KV_V_BITS) == 4) return 32u * half_page + 8u * (r >> 1) + 2u * t + (r & 1u);
   return 16u * (r >> 1) + 8u * half_page + 2u * t + (r & 1u);
 }
 KV_FN uint kv_held_token(uint half_page, uint t, uint j, uint e) {
   if (KV_V_BITS == 8) return 32u * half_page + 16u * (t >> 1) + 4u * j + 2u * (t & 1u) + e;
-  if (KV_V_BITS == 4) return 32u * half_page + 8u * j + 2u * t + e;
+  if (KV_LOW(KV_V_BITS) == 4) return 32u * half_page + 8u * j + 2u * t + e;
   return 16u * j + 8u * half_page + 2u * t + e;
 }
 
+// 1, 2 or 4 words in one read.
+template <uint N> KV_FN void kv_words(uint *w, const uchar *from) {
+  if constexpr (N == 1) w[0] = *(const uint *)from;
+  else if constexpr (N == 2) {
+    const uint2 two = *(const uint2 *)from;
+    w[0] = two.x, w[1] = two.y;
+  } else {
+    const uint4 four = *(const uint4 *)from;
+    w[0] = four.x, w[1] = four.y, w[2] = four.z, w[3] = four.w;
+  }
+}
+
+// Dimensions of a chunk of keys of fewer than 8 bits, and those of a lane in it.
+#define KV_WHOLE (KV_D < 128 ? KV_D : 128)
+#define KV_OWN (KV_WHOLE / 4)
+
 // A query of 15 bits: for each 32 dimensions the four words of the product's first operand.
 struct KvQuery {
-  uint words[4][4];
+  uint words[KV_D / 32][4];
   float scale;    // of a product of integers, in base 2
   int correction; // for the offset of the levels
 };
 
-KV_FN KvQuery kv_query(const float *q, bool here, uint j, float scale) {
+KV_FN KvQuery kv_query(const float *q, uint j, float scale) {
   KvQuery query;
-  float f[4][8], most = 0.0f;
+  float f[KV_D / 32][8], most = 0.0f;
   KV_UNROLL
-  for (uint k = 0; k < 4; ++k) {
-    const uint d = KV_K_BITS == 8 ? 64u * (k >> 1) + 16u * j + 8u * (k & 1u) : 32u * j + 8u * k;
+  for (uint k = 0; k < KV_D / 32; ++k) {
+    const uint steps = KV_WHOLE / 32;
+    const uint d = KV_K_BITS == 8 ? 64u * (k >> 1) + 16u * j + 8u * (k & 1u)
+                                  : 128u * (k / steps) + KV_OWN * j + 8u * (k % steps);
     KV_UNROLL
-    for (uint x = 0; x < 8; ++x) {
-      f[k][x] = here ? q[d + x] : 0.0f;
-      most = kv_max(most, fabsf(f[k][x]));
+    for (uint x = 0; x < 8; x += 4) {
+      const float4 four = *(const float4 *)(q + d + x);
+      f[k][x] = four.x, f[k][x + 1] = four.y, f[k][x + 2] = four.z, f[k][x + 3] = four.w;
     }
+    KV_UNROLL
+    for (uint x = 0; x < 8; ++x) most = kv_max(most, fabsf(f[k][x]));
   }
   most = kv_max(most, kv_shuffle_xor(most, 1)), most = kv_max(most, kv_shuffle_xor(most, 2));
   const float inverse = most > 0.0f ? 16256.0f / most : 0.0f;
   query.scale = most * (1.0f / 16256.0f) * scale;
   int sum = 0;
   KV_UNROLL
-  for (uint k = 0; k < 4; ++k) {
+  for (uint k = 0; k < KV_D / 32; ++k) {
     KV_UNROLL
     for (uint part = 0; part < 2; ++part) {
       uint high_word = 0, low_word = 0;
@@ -151,7 +193,7 @@ KV_FN void kv_scores(const uchar *keys, const KvQuery &query, const uint *table,
   }
 #if KV_K_BITS == 8
   KV_UNROLL
-  for (uint plane = 0; plane < 2; ++plane) {
+  for (uint plane = 0; plane < KV_D / 64; ++plane) {
     uint4 w[4];
     KV_UNROLL
     for (uint t = 0; t < 4; ++t) {
@@ -163,42 +205,47 @@ KV_FN void kv_scores(const uchar *keys, const KvQuery &query, const uint *table,
     KV_UNROLL
     for (uint t = 0; t < 4; ++t) kv_mma_ss(c[t], query.words[2 * plane + 1], w[t].z, w[t].w);
   }
-#elif KV_K_BITS == 4
-  uint4 w[4];
-  KV_UNROLL
-  for (uint t = 0; t < 4; ++t) {
-    w[t] = *(const uint4 *)(keys + kv_column_token(half_page, t, r) * 64u + j * 16u);
-  }
-  KV_UNROLL
-  for (uint k = 0; k < 4; ++k) {
-    KV_UNROLL
-    for (uint t = 0; t < 4; ++t) {
-      uint low, high;
-      kv_bytes4(k == 0   ? w[t].x
-                : k == 1 ? w[t].y
-                : k == 2 ? w[t].z
-                         : w[t].w,
-                table, one, low, high);
-      kv_mma_ss(c[t], query.words[k], low, high);
-    }
-  }
 #else
-  uint2 w[4];
-  uint top[4];
   KV_UNROLL
-  for (uint t = 0; t < 4; ++t) {
-    const uint token = kv_column_token(half_page, t, r);
-    w[t] = *(const uint2 *)(keys + token * 32u + j * 8u);
-    top[t] = KV_K_BITS == 3 ? *(const uint *)(keys + KV_PAGE * 32u + token * 16u + j * 4u) : 0u;
-  }
-  KV_UNROLL
-  for (uint k = 0; k < 4; ++k) {
+  for (uint chunk = 0; chunk < KV_D / KV_WHOLE; ++chunk) {
+    const uchar *from = keys + chunk * (KV_PAGE * KV_WHOLE * KV_K_BITS / 8);
+    uint w[4][KV_WHOLE / 32], top[4][KV_WHOLE / 64];
     KV_UNROLL
     for (uint t = 0; t < 4; ++t) {
-      uint low, high, codes = kv_pairs(k < 2 ? w[t].x : w[t].y, k & 1u);
-      if (KV_K_BITS == 3) codes |= kv_thirds(top[t], k);
-      kv_bytes3(codes, table, low, high);
-      kv_mma_ss(c[t], query.words[k], low, high);
+      const uint token = kv_column_token(half_page, t, r);
+      const uchar *row = from + token * (KV_WHOLE * KV_LOW(KV_K_BITS) / 8);
+      top[t][0] = 0u;
+#if KV_LOW(KV_K_BITS) == 4
+      kv_words<KV_WHOLE / 32>(w[t], row + j * (KV_WHOLE / 8));
+      if (KV_K_BITS == 6) {
+        const uchar *high = from + KV_PAGE * KV_WHOLE / 2 + token * (KV_WHOLE / 4);
+        kv_words<KV_WHOLE / 64>(top[t], high + j * (KV_WHOLE / 16));
+      }
+#else
+      kv_words<KV_WHOLE / 64>(w[t], row + j * (KV_WHOLE / 16));
+      if (KV_K_BITS == 3) { // fields of a lane of 16 dimensions begin at 0 or 2
+        const uchar *high = from + KV_PAGE * KV_WHOLE / 4 + token * (KV_WHOLE / 8);
+        top[t][0] = *(const uint *)(high + (KV_WHOLE == 128 ? j : j >> 1) * 4u);
+        if (KV_WHOLE == 64 && (j & 1u) != 0u) top[t][0] >>= 2;
+      }
+#endif
+    }
+    KV_UNROLL
+    for (uint k = 0; k < KV_WHOLE / 32; ++k) {
+      KV_UNROLL
+      for (uint t = 0; t < 4; ++t) {
+        uint low, high;
+#if KV_K_BITS == 4
+        kv_bytes4(w[t][k], table, one, low, high);
+#elif KV_K_BITS == 6
+        kv_bytes6(w[t][k], kv_pairs(top[t][k >> 1], k & 1u), table, low, high);
+#else
+        uint codes = kv_pairs(w[t][k >> 1], k & 1u);
+        if (KV_K_BITS == 3) codes |= kv_thirds(top[t][0], k);
+        kv_bytes3(codes, table, low, high);
+#endif
+        kv_mma_ss(c[t], query.words[chunk * (KV_WHOLE / 32) + k], low, high);
+      }
     }
   }
 #endif
@@ -228,6 +275,19 @@ KV_FN void kv_value_bytes(const uchar *values, const uint *table, uint one, uint
     kv_bytes4(u.y, table, one, words[1][2 * z], words[1][2 * z + 1]);
     kv_bytes4(u.z, table, one, words[2][2 * z], words[2][2 * z + 1]);
     kv_bytes4(u.w, table, one, words[3][2 * z], words[3][2 * z + 1]);
+  }
+#elif KV_V_BITS == 6
+  KV_UNROLL
+  for (uint z = 0; z < 2; ++z) {
+    const uint4 u = *(const uint4 *)(values + block * 256u + z * 128u + j * 32u + within);
+    const uchar *high = values + KV_PAGE * KV_D / 2u + block * 128u + (2u * z + (j >> 1)) * 32u;
+    const uint4 v = *(const uint4 *)(high + within);
+    const uint w[4] = {u.x, u.y, u.z, u.w}, tops[4] = {v.x, v.y, v.z, v.w};
+    KV_UNROLL
+    for (uint x = 0; x < 4; ++x) {
+      const uint pairs = kv_pairs(tops[x] >> (2u * (j & 1u)), 0);
+      kv_bytes6(w[x], pairs, table, words[x][2 * z], words[x][2 * z + 1]);
+    }
   }
 #else
   const uint4 u = *(const uint4 *)(values + block * 128u + j * 32u + within);

@@ -72,7 +72,7 @@ struct Region {
   const char *begin;
   size_t n;
   std::string name;
-  bool group, writable;
+  bool group, writable, given;
   std::vector<Shadow> shadow;
 };
 
@@ -190,21 +190,22 @@ void take(unsigned lane, void *v, size_t n) {
   memcpy(v, fibers[i].slot[fibers[current].parity], n);
 }
 unsigned lane() { return current & 31; }
+unsigned width() { return std::min(32u, n_threads - (current & ~31u)); }
 void *group_memory(const void *key, size_t n) {
   auto [it, fresh] = declarations.try_emplace(key, arena_used);
   if (fresh) {
     regions[arena + arena_used] =
-        Region{arena + arena_used, n, "group memory", true, true, std::vector<Shadow>(n)};
+        Region{arena + arena_used, n, "group memory", true, true, false, std::vector<Shadow>(n)};
     arena_used = (arena_used + n + 64 + 15) / 16 * 16; // a gap
     if (arena_used > (32 << 10) + 1024) fault("more than 32 KiB of group memory");
     if (arena_used > ARENA) abort();
   }
   return arena + it->second;
 }
-void *buffer(size_t n, const char *name, bool writable) {
+void *buffer(size_t n, const char *name, bool writable, bool given) {
   char *p = (char *)malloc(n + 2 * RED) + RED;
   memset(p - RED, 0xFD, RED), memset(p + n, 0xFD, RED), memset(p, 0xFF, n);
-  regions[p] = Region{p, n, name, false, writable, std::vector<Shadow>(n)};
+  regions[p] = Region{p, n, name, false, writable, given, std::vector<Shadow>(n)};
   return p;
 }
 void free_buffers() {
@@ -258,7 +259,7 @@ void check(Region &r, size_t k, bool write) {
                  s.write_group);
   if (!write && r.group && s.write_thread < 0)
     return fault("thread %d reads group memory+%zu that nobody wrote", current, k);
-  if (!write && r.writable && !r.group && s.write_thread < 0)
+  if (!write && r.writable && !r.given && !r.group && s.write_thread < 0)
     return fault("thread %d reads %s+%zu that nobody wrote", current, r.name.c_str(), k);
   if (write) {
     const bool other_read =

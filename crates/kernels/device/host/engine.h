@@ -15,8 +15,9 @@ struct Ids {
 // threads; 0: in order. Returns the number of faults; their text is in report().
 int dispatch(const unsigned groups[3], unsigned threads, void (*body)(const Ids &), unsigned seed);
 const char *report();
-// A buffer between two red zones, filled with ones; its life ends with free_buffers.
-void *buffer(size_t n, const char *name, bool writable);
+// A buffer between two red zones, filled with ones; its life ends with free_buffers. Of one that is
+// writable and not given, nothing may be read that no thread wrote.
+void *buffer(size_t n, const char *name, bool writable, bool given);
 void free_buffers();
 
 // For the host's metal_stdlib.
@@ -25,5 +26,6 @@ void sync(int op, int mem, int line); // waits for the simd, or for the group (G
 void exchange(const void *v, size_t n, int line, int op); // shows v to the other lanes, and waits
 void take(unsigned lane, void *v, size_t n);              // what that lane showed last
 unsigned lane();
+unsigned width(); // of the simd; the last one of a group may be short
 void *group_memory(const void *key, size_t n); // this group's storage of a declaration
 } // namespace engine

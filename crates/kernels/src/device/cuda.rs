@@ -12,14 +12,17 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig,
-    PushKernelArg,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr,
+    DriverError, LaunchConfig, PushKernelArg,
 };
 use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
 
 use super::{
-    GROUP_THREADS, Kernel, Params, Spec, override_program, override_shared_bytes, program,
+    GROUP_THREADS, Kernel, Params, Spec, dense_shared_bytes, ops_program, override_program,
+    override_shared_bytes, program, with_dense_override,
 };
+
+pub(super) mod queue;
 
 /// Why a program cannot be had or run.
 #[derive(Debug)]
@@ -47,6 +50,9 @@ impl From<DriverError> for CudaError {
     }
 }
 
+/// The most buffers of a kernel.
+const MAX_BUFFERS: usize = 16;
+
 /// A struct of arguments: the driver copies as many bytes as the kernel's own is long.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -64,41 +70,53 @@ pub enum CudaBuffer<'a> {
     Output(&'a mut CudaSlice<u8>),
 }
 
-/// All kernels of one specification on one GPU.
+/// The kernels of a text on one GPU.
 #[derive(Debug)]
 pub struct CudaProgram {
     stream: Arc<CudaStream>,
     functions: HashMap<Kernel, CudaFunction>,
     /// Dynamic shared memory of `attend`.
     attend_bytes: u32,
+    /// The same of `attend_dense`.
+    dense_bytes: u32,
 }
 
 impl CudaProgram {
-    /// Compiles, or takes from the folder of compiled programs. `attend` in the portable text
-    /// alone, or with the GPU's own where the specification has it.
+    /// Compiles, or takes from the folder of compiled programs. `attend` and `attend_dense` in the
+    /// portable text alone, or with the GPU's own where the specification has them.
     pub fn new(
         stream: &Arc<CudaStream>,
         spec: &Spec,
         portable: bool,
         compiled: Option<&Path>,
     ) -> Result<Self, CudaError> {
-        let context = stream.context();
-        let (major, minor) = context.compute_capability()?;
+        let (major, _) = stream.context().compute_capability()?;
         let own = if portable || major < 9 { None } else { override_program(spec) };
         let attend_bytes = if own.is_some() { override_shared_bytes(spec) } else { 0 };
+        let own_dense = !portable && major >= 8;
+        let dense_bytes = if own_dense { dense_shared_bytes(spec.layout().dim()) } else { 0 };
         let text = own.unwrap_or_else(|| program(spec));
-        let architecture = format!("sm_{major}{minor}");
-        let image = compiled_image(&text, &architecture, compiled)?;
-        let module = context.load_module(Ptx::from_binary(image))?;
-        let mut functions = HashMap::new();
-        for kernel in Kernel::ALL {
-            functions.insert(kernel, module.load_function(kernel.name())?);
+        let text = if own_dense { with_dense_override(&text) } else { text };
+        let functions = functions(stream, &text, &Kernel::ALL, compiled)?;
+        for (kernel, bytes) in [(Kernel::Attend, attend_bytes), (Kernel::AttendDense, dense_bytes)]
+        {
+            if bytes > 0 {
+                let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                functions[&kernel].set_attribute(attribute, bytes as i32)?;
+            }
         }
-        if attend_bytes > 0 {
-            let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            functions[&Kernel::Attend].set_attribute(attribute, attend_bytes as i32)?;
-        }
-        Ok(Self { stream: stream.clone(), functions, attend_bytes })
+        Ok(Self { stream: stream.clone(), functions, attend_bytes, dense_bytes })
+    }
+
+    /// The kernels of a model.
+    pub fn ops(stream: &Arc<CudaStream>, compiled: Option<&Path>) -> Result<Self, CudaError> {
+        let functions = functions(stream, &ops_program(), &Kernel::OPS, compiled)?;
+        Ok(Self { stream: stream.clone(), functions, attend_bytes: 0, dense_bytes: 0 })
+    }
+
+    /// Whether `attend` writes results itself, so that `combine` is not launched.
+    pub fn attend_combines(&self) -> bool {
+        self.attend_bytes > 0
     }
 
     /// Puts a kernel on the stream.
@@ -113,19 +131,44 @@ impl CudaProgram {
         buffers: &mut [CudaBuffer<'_>],
         params: &impl Params,
     ) -> Result<(), CudaError> {
-        let mut words = Words([0; 32]);
-        let own = params.words();
-        words.0[..own.len()].copy_from_slice(&own);
-        let mut arguments = self.stream.launch_builder(&self.functions[&kernel]);
-        for buffer in buffers {
-            match buffer {
-                CudaBuffer::Input(slice) => arguments.arg(*slice),
-                CudaBuffer::Output(slice) => arguments.arg(&mut **slice),
-            };
+        let addresses = buffers.iter_mut().map(|buffer| match buffer {
+            CudaBuffer::Input(slice) => slice.device_ptr(&self.stream).0,
+            CudaBuffer::Output(slice) => slice.device_ptr_mut(&self.stream).0,
+        });
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_at(kernel, grid, addresses, &params.words()) }
+    }
+
+    /// The same by addresses on the GPU, and with the words of a struct of arguments.
+    ///
+    /// # Safety
+    /// As of `launch`.
+    unsafe fn launch_at(
+        &self,
+        kernel: Kernel,
+        grid: [usize; 3],
+        addresses: impl Iterator<Item = u64>,
+        words: &[u32],
+    ) -> Result<(), CudaError> {
+        let mut params = Words([0; 32]);
+        params.0[..words.len()].copy_from_slice(words);
+        let mut buffers = [0_u64; MAX_BUFFERS];
+        let mut count = 0;
+        for address in addresses {
+            buffers[count] = address;
+            count += 1;
         }
-        arguments.arg(&words);
+        let mut arguments = self.stream.launch_builder(&self.functions[&kernel]);
+        for address in &buffers[..count] {
+            arguments.arg(address);
+        }
+        arguments.arg(&params);
         let [x, y, z] = grid.map(|n| n as u32);
-        let shared_mem_bytes = if kernel == Kernel::Attend { self.attend_bytes } else { 0 };
+        let shared_mem_bytes = match kernel {
+            Kernel::Attend => self.attend_bytes,
+            Kernel::AttendDense => self.dense_bytes,
+            _ => 0,
+        };
         let block_dim = (GROUP_THREADS as u32, 1, 1);
         // SAFETY: the caller's promise.
         unsafe {
@@ -144,6 +187,21 @@ pub fn first_gpu() -> Option<Arc<CudaStream>> {
     // SAFETY: all work goes to one stream.
     unsafe { context.disable_event_tracking() };
     Some(stream)
+}
+
+/// Entry points of a text, compiled or taken from the folder of compiled programs.
+fn functions(
+    stream: &Arc<CudaStream>,
+    text: &str,
+    kernels: &[Kernel],
+    compiled: Option<&Path>,
+) -> Result<HashMap<Kernel, CudaFunction>, CudaError> {
+    let context = stream.context();
+    let (major, minor) = context.compute_capability()?;
+    let image = compiled_image(text, &format!("sm_{major}{minor}"), compiled)?;
+    let module = context.load_module(Ptx::from_binary(image))?;
+    let function = |kernel: &Kernel| Ok((*kernel, module.load_function(kernel.name())?));
+    kernels.iter().map(function).collect()
 }
 
 /// Machine code of a text, from the folder or the compiler.

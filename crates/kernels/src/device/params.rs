@@ -31,7 +31,7 @@ impl Field for f32 {
     }
 }
 
-impl Field for [u32; 8] {
+impl<const N: usize> Field for [u32; N] {
     fn push(&self, words: &mut Vec<u32>) {
         words.extend(self);
     }
@@ -64,6 +64,13 @@ macro_rules! params {
         }
     };
 }
+
+mod ops;
+
+pub use ops::{
+    AnglesParams, BiasParams, CastParams, GateParams, LookupParams, NormParams, PickParams,
+    PlaceParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams,
+};
 
 params! {
     /// Of `rotate` and `restore`.
@@ -119,36 +126,108 @@ params! {
 }
 
 params! {
-    /// Of `attend`.
+    /// A part of the attention of a row: some of its packed pages. The parts of a row are
+    /// neighbours in their list, in order; the last one takes the 16-bit tokens too. One with
+    /// `parts` 0 is nothing.
+    PartParams as "KvPart" {
+        /// Index of the row's first query token among all query tokens.
+        query: u32,
+        /// Query tokens of the row.
+        tokens: u32,
+        /// Position of the first.
+        position: u32,
+        /// Which part of the row this is.
+        part: u32,
+        /// How many the row has.
+        parts: u32,
+        /// Index of the part's first packed page in the row.
+        first: u32,
+        /// Packed pages of the part.
+        pages: u32,
+        /// Where they begin in the list of pages.
+        pages_at: u32,
+        /// Packed pages of the row, from position 0 on.
+        packed: u32,
+        /// Where the 16-bit pages with what follows begin in the list of pages.
+        tail_at: u32,
+        /// Tokens from position 0 on that are read from a 16-bit page instead.
+        sinks: u32,
+        /// That page.
+        sink_page: u32,
+        /// Where `[tokens, position + tokens]` of the row begins in the mask, or `NO_MASK`.
+        mask_at: u32,
+        /// The first packed pages of the part, and
+        ahead: [u32; 4],
+        /// the first page of the tail: what the lists say too, for a group's first reads.
+        tail_page: u32,
+    }
+}
+
+params! {
+    /// Of `attend` and `combine`.
     AttendParams as "KvAttendParams" {
+        /// Signs of the keys' rotation, `sign_words`.
+        key_signs: [u32; 8],
+        /// Signs of the values' rotation.
+        value_signs: [u32; 8],
         /// Query heads; a multiple of the key heads.
         q_heads: u32,
         /// Key heads.
         kv_heads: u32,
-        /// Stride of partial results: the most splits of any row, and one for the 16-bit tail.
+        /// Stride of partial results: the most query tokens of any row.
+        tokens: u32,
+        /// A token sees this many tokens including itself; 0 sees all.
+        window: u32,
+        /// 1: one logit a query head takes weight and gives no value.
+        sink_logits: u32,
+        /// Factor of q·k.
+        scale: f32,
+        /// Scores become cap · tanh(score / cap), before the mask; 0 leaves them.
+        soft_cap: f32,
+    }
+}
+
+params! {
+    /// Of `append`.
+    AppendParams as "KvAppendParams" {
+        /// New tokens.
+        tokens: u32,
+        /// Key heads.
+        kv_heads: u32,
+    }
+}
+
+params! {
+    /// Consecutive query tokens of one sequence, all of whose pages are of 16 bits.
+    DenseRowParams as "KvDenseRow" {
+        /// Index of the first among all query tokens.
+        query: u32,
+        /// Number of query tokens; 0 for a row that is not used.
+        tokens: u32,
+        /// Position of the first.
+        position: u32,
+        /// Where its pages begin in the list of pages, that of position 0 first.
+        pages_at: u32,
+    }
+}
+
+params! {
+    /// Of `attend_dense` and `merge`.
+    DenseParams as "KvDenseParams" {
+        /// Query heads; a multiple of the key heads.
+        q_heads: u32,
+        /// Key heads.
+        kv_heads: u32,
+        /// In how many parts the pages of a row are taken.
         parts: u32,
-        /// Packed pages of a split.
-        split_pages: u32,
+        /// Query vectors of a group, a multiple of 16.
+        block: u32,
         /// A token sees this many tokens including itself; 0 sees all.
         window: u32,
         /// Factor of q·k.
         scale: f32,
         /// Scores become cap · tanh(score / cap); 0 leaves them.
         soft_cap: f32,
-    }
-}
-
-params! {
-    /// Of `combine`.
-    CombineParams as "KvCombineParams" {
-        /// Signs of the values' rotation.
-        signs: [u32; 8],
-        /// Query heads.
-        q_heads: u32,
-        /// As in `AttendParams`.
-        parts: u32,
-        /// As in `AttendParams`.
-        split_pages: u32,
     }
 }
 

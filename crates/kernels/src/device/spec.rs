@@ -133,9 +133,9 @@ impl Spec {
             let levels = (half..2 * half).map(|code| float(book.level(code as u8)));
             let borders = book.borders().iter().skip(half).map(|border| float(*border));
             let end = std::iter::once(float(0.0));
-            // Up to 4 bits, whose bytes fill at most four words.
+            // Four words at least: so many does a kernel take.
             let mut bytes = book.bytes();
-            bytes.resize(16, 0);
+            bytes.resize(bytes.len().max(16), 0);
             let words = bytes.as_chunks::<4>().0.iter();
             let words = words.map(|b| format!("{}u", u32::from_le_bytes(b.map(|b| b as u8))));
             define(&format!("KV_{side}_BYTES"), list(words));

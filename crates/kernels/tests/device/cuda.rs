@@ -7,11 +7,14 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use cudarc::driver::{CudaSlice, CudaStream};
 use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram, compile, first_gpu};
-use kvant_kernels::device::{Activations, Kernel, Params, Spec, override_program, program};
+use kvant_kernels::device::{
+    Activations, DENSE_FEW, Kernel, Params, Spec, ops_program, override_program, program,
+    with_dense_override,
+};
 
 use crate::machine::{Buffer, Machine};
 use crate::random::widths;
-use crate::{attend, encode, rotate};
+use crate::{append, attend, dense, encode, ops, rotate, sample};
 
 static GPU: LazyLock<Option<Arc<CudaStream>>> = LazyLock::new(|| {
     let gpu = first_gpu();
@@ -41,6 +44,15 @@ impl Machine for Gpu {
     /// The GPU's own kernel takes queries of 15 bits and weights of 16.
     const ATTEND_ERROR: f64 = 1e-3;
 
+    /// The GPU's own kernel takes weights of 11 bits, and for chunks of prompts queries of 11.
+    fn dense_error(block: usize) -> f64 {
+        if block == DENSE_FEW { 1e-3 } else { 2e-3 }
+    }
+
+    fn attend_combines(&self) -> bool {
+        self.program.attend_combines()
+    }
+
     fn run(
         &self,
         (kernel, grid): (Kernel, [usize; 3]),
@@ -51,12 +63,14 @@ impl Machine for Gpu {
         let put = |buffer: &Buffer<'_>| match buffer {
             Buffer::Input([]) => self.stream.alloc_zeros(1).unwrap(),
             Buffer::Input(bytes) => self.stream.clone_htod(*bytes).unwrap(),
+            Buffer::Changed(bytes) => self.stream.clone_htod(*bytes).unwrap(),
             Buffer::Output(size) => self.stream.clone_htod(&vec![0xFF_u8; *size]).unwrap(),
+            Buffer::Zeroed(size) => self.stream.alloc_zeros(*size).unwrap(),
         };
         let mut on_gpu: Vec<CudaSlice<u8>> = buffers.iter().map(put).collect();
         let each = on_gpu.iter_mut().zip(buffers).map(|(slice, buffer)| match buffer {
             Buffer::Input(_) => CudaBuffer::Input(slice),
-            Buffer::Output(_) => CudaBuffer::Output(slice),
+            Buffer::Output(_) | Buffer::Changed(_) | Buffer::Zeroed(_) => CudaBuffer::Output(slice),
         });
         let mut arguments: Vec<_> = each.collect();
         // SAFETY: the checks size their buffers by the kernels' comments, which the emulator holds
@@ -64,7 +78,7 @@ impl Machine for Gpu {
         unsafe { self.program.launch(kernel, grid, &mut arguments, params).unwrap() };
         self.stream.synchronize().unwrap();
         let outputs = on_gpu.iter().zip(buffers);
-        let outputs = outputs.filter(|(_, buffer)| matches!(buffer, Buffer::Output(_)));
+        let outputs = outputs.filter(|(_, buffer)| !matches!(buffer, Buffer::Input(_)));
         outputs.map(|(slice, _)| self.stream.clone_dtoh(slice).unwrap()).collect()
     }
 }
@@ -78,6 +92,16 @@ fn on_gpu(check: impl Fn(&dyn Fn(&Spec) -> Gpu)) {
 fn with_text(portable: bool, check: impl Fn(&dyn Fn(&Spec) -> Gpu)) {
     if let Some(stream) = &*GPU {
         check(&|spec| Gpu::new(stream, spec, portable));
+    }
+}
+
+#[test]
+fn kernels_of_a_model() {
+    if let Some(stream) = &*GPU {
+        let program = CudaProgram::ops(stream, None).unwrap();
+        let gpu = Gpu { stream: stream.clone(), program };
+        ops::check(&gpu);
+        sample::check(&gpu);
     }
 }
 
@@ -97,9 +121,19 @@ fn strange_vectors() {
 }
 
 #[test]
+fn new_tokens() {
+    on_gpu(|make| append::check(make));
+}
+
+#[test]
 fn attention_of_all_shapes() {
     on_gpu(|make| attend::check_shapes(make));
     with_text(false, |make| attend::check_own_widths(make));
+}
+
+#[test]
+fn sizes_by_bits_by_groups() {
+    on_gpu(|make| attend::check_table(make, |_, keys| keys));
 }
 
 #[test]
@@ -120,6 +154,30 @@ fn attention_of_long_contexts() {
     on_gpu(|make| attend::check_long(make));
 }
 
+#[test]
+fn dense_attention_of_all_shapes() {
+    on_gpu(|make| dense::check_shapes(make));
+}
+
+#[test]
+fn dense_attention_options() {
+    for dim in [64, 80, 128, 256] {
+        on_gpu(|make| dense::check_options(make, dim));
+    }
+}
+
+#[test]
+fn dense_attention_of_sharp_scores() {
+    for dim in [64, 128, 224] {
+        on_gpu(|make| dense::check_sharp(make, dim));
+    }
+}
+
+#[test]
+fn dense_attention_of_long_contexts() {
+    on_gpu(|make| dense::check_long(make));
+}
+
 /// Needs the run-time compiler and no GPU; where the compiler is not installed it says so.
 #[test]
 fn every_text_compiles() {
@@ -128,6 +186,7 @@ fn every_text_compiles() {
         eprintln!("skipped: no run-time compiler of CUDA");
         return;
     }
+    compile(&ops_program(), "sm_80").unwrap_or_else(|e| panic!("{e}"));
     for (dim, keys, values, activations) in [
         (80, 3, 4, Activations::F16),
         (128, 4, 4, Activations::BF16),
@@ -136,10 +195,12 @@ fn every_text_compiles() {
         (256, 8, 6, Activations::BF16),
     ] {
         let spec = Spec::new(dim, widths(keys, values), activations).unwrap();
-        compile(&program(&spec), "sm_80").unwrap_or_else(|e| panic!("{e}"));
+        let portable = program(&spec);
+        compile(&portable, "sm_80").unwrap_or_else(|e| panic!("{e}"));
+        compile(&with_dense_override(&portable), "sm_80").unwrap_or_else(|e| panic!("{e}"));
         for queries in [4, 8] {
             if let Some(text) = override_program(&spec.clone().with_queries(queries)) {
-                compile(&text, "sm_90").unwrap_or_else(|e| panic!("{e}"));
+                compile(&with_dense_override(&text), "sm_90").unwrap_or_else(|e| panic!("{e}"));
             }
         }
     }

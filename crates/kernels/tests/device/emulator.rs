@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use kvant_kernels::device::{Kernel, Params, Spec, program};
+use kvant_kernels::device::{Kernel, Params, Spec, ops_program, program};
 
 use crate::machine::{Buffer, Machine};
 
@@ -79,6 +79,11 @@ impl Emulator {
         Self::of_text(&program(spec))
     }
 
+    /// The kernels of a model.
+    pub(crate) fn ops() -> Self {
+        Self::of_text(&ops_program())
+    }
+
     /// The program of a text that may be a changed one.
     pub(crate) fn of_text(text: &str) -> Self {
         let (engine, shim) = &*ENGINE;
@@ -111,7 +116,8 @@ impl Emulator {
         seed: u32,
     ) -> Outcome {
         let mut input = Vec::new();
-        let index = Kernel::ALL.iter().position(|k| *k == kernel).unwrap() as u32;
+        let place = |kernels: &[Kernel]| kernels.iter().position(|k| *k == kernel);
+        let index = place(&Kernel::ALL).or(place(&Kernel::OPS)).unwrap() as u32;
         let [x, y, z] = grid.map(|n| n as u32);
         words(&mut input, &[index, seed, x, y, z, buffers.len() as u32 + 1]);
         let mut sizes = Vec::new();
@@ -123,6 +129,15 @@ impl Emulator {
                 }
                 Buffer::Output(size) => {
                     words(&mut input, &[*size as u32, 1]);
+                    sizes.push(*size);
+                }
+                Buffer::Changed(bytes) => {
+                    words(&mut input, &[bytes.len() as u32, 2]);
+                    input.extend_from_slice(bytes);
+                    sizes.push(bytes.len());
+                }
+                Buffer::Zeroed(size) => {
+                    words(&mut input, &[*size as u32, 3]);
                     sizes.push(*size);
                 }
             }

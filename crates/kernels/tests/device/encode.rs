@@ -8,7 +8,7 @@ use kvant_turboquant::{Codec, Encoded, ScaleRule, Side, Width};
 
 use crate::emulator::Emulator;
 use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
-use crate::random::{DIMS, Random, codecs, spec};
+use crate::random::{DIMS, Random, codecs, paired, spec};
 
 const KV_HEADS: usize = 2;
 
@@ -111,8 +111,7 @@ fn tiles_have_the_bytes_of_the_cpu() {
 pub(crate) fn check<M: Machine>(make: impl Fn(&Spec) -> M) {
     for (index, dim) in DIMS.into_iter().enumerate() {
         for (at, keys) in Width::CACHE.into_iter().enumerate() {
-            // Every width on both sides, and over all sizes most pairs.
-            let values = Width::CACHE[(at + index) % Width::CACHE.len()];
+            let values = paired(index, at);
             let spec = spec(dim, keys.bits(), values.bits());
             let machine = make(&spec);
             let codecs = codecs(&spec, None);

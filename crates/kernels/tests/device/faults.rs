@@ -1,6 +1,9 @@
 //! Faults that are planted into the text of the kernels are found, and named.
 
-use kvant_kernels::device::{Kernel, PagesParams, RotateParams, program, rule_code, sign_words};
+use kvant_kernels::device::{
+    AppendParams, DenseParams, DenseRowParams, Kernel, PagesParams, Params, RotateParams, program,
+    rule_code, sign_words,
+};
 use kvant_turboquant::{ScaleRule, Side};
 
 use crate::emulator::Emulator;
@@ -48,15 +51,77 @@ fn encode(emulator: &Emulator) -> String {
     emulator.launch((Kernel::Encode, [2, 1, 1]), &buffers, &params, 3).faults
 }
 
+/// Tokens to places of pages with one head of 64 numbers.
+fn append(emulator: &Emulator, places: &[u32]) -> String {
+    let numbers = bytes_of_floats(&Random(1).floats(64 * places.len()));
+    let places_bytes = bytes_of_words(places);
+    let buffers = [
+        Buffer::Input(&numbers),
+        Buffer::Input(&numbers),
+        Buffer::Input(&places_bytes),
+        Buffer::Output(2 * 64 * 64),
+        Buffer::Output(2 * 64 * 64),
+    ];
+    let params = AppendParams { tokens: places.len() as u32, kv_heads: 1 };
+    emulator.launch((Kernel::Append, params.grid(64)), &buffers, &params, 3).faults
+}
+
+/// 20 query tokens behind 110 others.
+fn attend_dense(emulator: &Emulator) -> String {
+    let q = bytes_of_floats(&Random(1).floats(20 * 64));
+    let side = vec![0; 2 * 2 * 64 * 64];
+    let row = DenseRowParams { query: 0, tokens: 20, position: 110, pages_at: 0 };
+    let (rows, list) = (bytes_of_words(&row.words()), bytes_of_words(&[1 << 24, 0, 1]));
+    let buffers = [
+        Buffer::Input(&q),
+        Buffer::Input(&side),
+        Buffer::Input(&side),
+        Buffer::Input(&rows),
+        Buffer::Input(&list),
+        Buffer::Output(q.len()),
+        Buffer::Output(4),
+        Buffer::Output(4),
+    ];
+    let params = DenseParams {
+        q_heads: 1,
+        kv_heads: 1,
+        parts: 1,
+        block: 16,
+        window: 40,
+        scale: 1.0,
+        soft_cap: 0.0,
+    };
+    emulator.launch((Kernel::AttendDense, params.grid(20, 1)), &buffers, &params, 3).faults
+}
+
 #[test]
 fn the_unchanged_text_has_none() {
     let emulator = Emulator::new(&spec(64, 4, 4));
     assert_eq!((rotate(&emulator), encode(&emulator)), (String::new(), String::new()));
+    assert_eq!((append(&emulator, &[3, 9]), attend_dense(&emulator)), Default::default());
+}
+
+#[test]
+fn two_tokens_in_one_place_are_a_race() {
+    let found = append(&Emulator::new(&spec(64, 4, 4)), &[3, 3]);
+    assert!(found.contains("race on buffer 3"), "{found}");
+}
+
+#[test]
+fn weights_that_nobody_waits_for_are_a_race() {
+    let found = attend_dense(&planted(
+        "kv_flash_score(dots[j], args.scale, args.soft_cap) : KV_FLOOR;\n    }\n    kv_barrier();",
+        "kv_flash_score(dots[j], args.scale, args.soft_cap) : KV_FLOOR;\n    }",
+    ));
+    assert!(found.contains("group memory"), "{found}");
 }
 
 #[test]
 fn a_missing_barrier_is_a_race() {
-    let found = encode(&planted("  kv_barrier();\n", "\n"));
+    let found = encode(&planted(
+        "  kv_barrier();\n  for (uint slot = tid >> 2",
+        "  for (uint slot = tid >> 2",
+    ));
     assert!(found.contains("race on group memory") || found.contains("nobody wrote"), "{found}");
 }
 

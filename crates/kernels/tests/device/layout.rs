@@ -1,50 +1,65 @@
 //! Parameter structs are the same bytes in Rust and in the dialect.
 
 use kvant_kernels::device::{
-    AttendParams, CombineParams, PagesParams, Params, RotateParams, RowParams,
+    AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
+    GateParams, LookupParams, NormParams, PagesParams, Params, PartParams, PickParams, PlaceParams,
+    RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams,
 };
 
 use crate::emulator::Emulator;
 use crate::random::spec;
 
-fn lines<P: Params>() -> String {
+/// Lines of fields, and the line of the size.
+fn lines<P: Params>() -> [String; 2] {
     let fields = P::FIELDS.iter();
     let lines = fields.map(|(field, at, size)| format!("{} {field} {at} {size}\n", P::NAME));
-    lines.collect()
+    [lines.collect(), format!("{} size 0 {}\n", P::NAME, size_of::<P>())]
 }
 
 #[test]
 fn sizes_and_offsets_are_equal() {
-    let fields = [
+    let structs = [
         lines::<RotateParams>(),
         lines::<PagesParams>(),
         lines::<RowParams>(),
+        lines::<PartParams>(),
         lines::<AttendParams>(),
-        lines::<CombineParams>(),
+        lines::<NormParams>(),
+        lines::<AnglesParams>(),
+        lines::<SplitParams>(),
+        lines::<GateParams>(),
+        lines::<LookupParams>(),
+        lines::<PickParams>(),
+        lines::<PlaceParams>(),
+        lines::<CastParams>(),
+        lines::<BiasParams>(),
+        lines::<SoftCapParams>(),
+        lines::<SampleRowParams>(),
+        lines::<SampleParams>(),
+        lines::<AppendParams>(),
+        lines::<DenseRowParams>(),
+        lines::<DenseParams>(),
     ];
-    let size = |name: &str, size: usize| format!("{name} size 0 {size}\n");
-    let sizes = [
-        size(RotateParams::NAME, size_of::<RotateParams>()),
-        size(PagesParams::NAME, size_of::<PagesParams>()),
-        size(RowParams::NAME, size_of::<RowParams>()),
-        size(AttendParams::NAME, size_of::<AttendParams>()),
-        size(CombineParams::NAME, size_of::<CombineParams>()),
-    ];
+    let part = |at: usize| structs.iter().map(|lines| lines[at].as_str()).collect::<String>();
     let found = Emulator::new(&spec(64, 4, 4)).layout();
-    assert_eq!(found, fields.concat() + &sizes.concat());
+    assert_eq!(found, part(0) + &part(1));
 }
 
 #[test]
 fn words_are_the_fields_in_order() {
     let params = AttendParams {
+        key_signs: [1; 8],
+        value_signs: [2; 8],
         q_heads: 8,
         kv_heads: 2,
-        parts: 3,
-        split_pages: 16,
+        tokens: 3,
         window: 0,
+        sink_logits: 1,
         scale: 1.0,
         soft_cap: -0.0,
     };
-    assert_eq!(params.words(), [8, 2, 3, 16, 0, 0x3F80_0000, 0x8000_0000]);
-    assert_eq!(4 * params.words().len(), size_of::<AttendParams>());
+    let words = params.words();
+    assert_eq!((&words[..8], &words[8..16]), (&[1; 8][..], &[2; 8][..]));
+    assert_eq!(words[16..], [8, 2, 3, 0, 1, 0x3F80_0000, 0x8000_0000]);
+    assert_eq!(4 * words.len(), size_of::<AttendParams>());
 }

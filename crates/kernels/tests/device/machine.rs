@@ -2,10 +2,14 @@
 
 use kvant_kernels::device::{Kernel, Params};
 
-/// A buffer of a launch: contents, or the size of an output in bytes.
+/// A buffer of a launch: contents, the size of an output in bytes, or both.
 pub(crate) enum Buffer<'a> {
     Input(&'a [u8]),
     Output(usize),
+    /// Contents that the kernel changes.
+    Changed(&'a [u8]),
+    /// An output that is zeros before.
+    Zeroed(usize),
 }
 
 /// One program somewhere.
@@ -13,7 +17,18 @@ pub(crate) trait Machine {
     /// The largest relative error of a vector of `attend`: what queries and weights as f32 leave.
     const ATTEND_ERROR: f64 = 1e-4;
 
-    /// Runs a kernel and gives its outputs; bytes that it does not write are 0xFF.
+    /// The same of `attend_dense` with blocks of so many query vectors.
+    fn dense_error(_block: usize) -> f64 {
+        1e-4
+    }
+
+    /// Whether its `attend` writes results, so that `combine` has nothing to do.
+    fn attend_combines(&self) -> bool {
+        false
+    }
+
+    /// Runs a kernel and gives its outputs; bytes of an `Output` that it does not write are
+    /// 0xFF.
     fn run(
         &self,
         launch: (Kernel, [usize; 3]),
@@ -28,6 +43,10 @@ pub(crate) fn bytes_of_words(numbers: &[u32]) -> Vec<u8> {
 
 pub(crate) fn bytes_of_floats(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|x| x.to_ne_bytes()).collect()
+}
+
+pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks().0.iter().map(|x| u32::from_ne_bytes(*x)).collect()
 }
 
 pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {

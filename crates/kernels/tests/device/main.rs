@@ -3,14 +3,20 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
+mod append;
 mod attend;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod dense;
 mod emulator;
 mod encode;
 mod faults;
 mod layout;
 mod machine;
+#[cfg(all(feature = "metal", not(feature = "cuda")))]
+mod metal;
+mod ops;
 mod random;
 mod rotate;
+mod sample;
 mod strict;

@@ -25,6 +25,12 @@ pub(crate) fn widths(keys: usize, values: usize) -> Widths {
     Widths { keys: Width::new(keys).unwrap(), values: Width::new(values).unwrap() }
 }
 
+/// Width of values beside keys of the width at `at` of the cache's widths, for the size of a head
+/// at `index`: every width on both sides, and over all sizes most pairs.
+pub(crate) fn paired(index: usize, at: usize) -> Width {
+    Width::CACHE[(at + index) % Width::CACHE.len()]
+}
+
 pub(crate) fn spec(dim: usize, keys: usize, values: usize) -> Spec {
     Spec::new(dim, widths(keys, values), Activations::F32).unwrap()
 }

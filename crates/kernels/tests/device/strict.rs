@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kvant_kernels::device::{Activations, Spec, program};
+use kvant_kernels::device::{Activations, Spec, ops_program, program};
 
 use crate::random::{spec, widths};
 
@@ -70,6 +70,7 @@ fn every_program_has_its_types_and_address_spaces_right() {
         of(128, 6, 8, Activations::F16),
         of(192, 3, 3, Activations::F32),
         of(256, 8, 2, Activations::BF16),
+        ops_program(),
     ];
     assert_eq!(complaints(&libclang, "program", &texts), "");
 

@@ -1,0 +1,42 @@
+// Number by number: casts to 16 bits, biases, soft caps.
+
+// To nearest, ties to even; a NaN stays one.
+KV_FN ushort kv_to_brain(float x) {
+  const uint bits = kv_bits(x), even = (bits >> 16) & 1u;
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return ushort(nan ? (bits >> 16) | 64u : (bits + 0x7fffu + even) >> 16);
+}
+
+// x and out: [count]; out is of f16 (1) or bf16 (2). Grid: [count / 512].
+KV_KERNEL(kv_cast, 128)
+(KV_IN(float, x, 0), KV_OUT(ushort, out, 1), KV_ARGS(KvCastParams, args, 2) KV_IDS) {
+  KV_BEGIN
+  KV_UNROLL
+  for (uint e = 0; e < 4u; ++e) {
+    const uint i = (4u * kv_group.x + e) * 128u + kv_tid;
+    if (i < args.count) out[i] = args.numbers == 1u ? kv_to_half(x[i]) : kv_to_brain(x[i]);
+  }
+}
+
+// bias: [width]; x: [rows, width] becomes x + bias. Grid: [width / 512, rows].
+KV_KERNEL(kv_bias, 128)
+(KV_IN(float, bias, 0), KV_OUT(float, x, 1), KV_ARGS(KvBiasParams, args, 2) KV_IDS) {
+  KV_BEGIN
+  const kv_size row = kv_size(kv_group.y) * args.width;
+  KV_UNROLL
+  for (uint e = 0; e < 4u; ++e) {
+    const uint i = (4u * kv_group.x + e) * 128u + kv_tid;
+    if (i < args.width) x[row + i] += bias[i];
+  }
+}
+
+// x: [count] becomes cap * tanh(x / cap). Grid: [count / 512].
+KV_KERNEL(kv_soft_cap, 128)
+(KV_OUT(float, x, 0), KV_ARGS(KvSoftCapParams, args, 1) KV_IDS) {
+  KV_BEGIN
+  KV_UNROLL
+  for (uint e = 0; e < 4u; ++e) {
+    const uint i = (4u * kv_group.x + e) * 128u + kv_tid;
+    if (i < args.count) x[i] = kv_tanh(x[i] / args.cap) * args.cap;
+  }
+}

@@ -1,0 +1,22 @@
+// gate: the gated product of an MLP.
+
+// SiLU (0), or GELU in its tanh form (1).
+KV_FN float kv_activation(float x, uint which) {
+  if (which == 0u) return x / (1.0f + kv_exp2(-1.44269504f * x));
+  return 0.5f * x * (1.0f + kv_tanh(0.797884561f * (x + 0.044715f * x * x * x)));
+}
+
+// x: [tokens, 2 * width], gates first; out: [tokens, width]. Grid: [width / 256, tokens].
+KV_KERNEL(kv_gate, 128)
+(KV_IN(float, x, 0), KV_OUT(float, out, 1), KV_ARGS(KvGateParams, args, 2) KV_IDS) {
+  KV_BEGIN
+  const uint width = args.width;
+  const kv_size row = kv_group.y;
+  KV_UNROLL
+  for (uint e = 0; e < 2u; ++e) {
+    const uint i = (2u * kv_group.x + e) * 128u + kv_tid;
+    if (i >= width) continue;
+    const kv_size at = 2u * row * width + i;
+    out[row * width + i] = kv_activation(x[at], args.activation) * x[at + width];
+  }
+}

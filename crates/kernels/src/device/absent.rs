@@ -1,0 +1,117 @@
+//! No GPU: what a build without `cuda` and `metal` has in the place of one. None of its types has
+//! a value.
+
+#![expect(unused_variables, reason = "nothing runs without a GPU")]
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::Path;
+
+use super::{Arg, GpuError, GpuMatmul, Kernel, Place, Spec};
+
+#[derive(Debug)]
+pub(in crate::device) enum Queue {}
+
+#[derive(Debug)]
+pub(in crate::device) enum Program {}
+
+#[derive(Debug)]
+pub(in crate::device) enum Memory {}
+
+#[derive(Clone, Debug)]
+pub(in crate::device) struct PlaceMemory<'a>(Infallible, PhantomData<&'a ()>);
+
+impl Program {
+    pub(in crate::device) fn attend_combines(&self) -> bool {
+        match *self {}
+    }
+}
+
+impl Queue {
+    pub(in crate::device) fn name(&self) -> &str {
+        match *self {}
+    }
+
+    pub(in crate::device) fn free_bytes(&self) -> Result<u64, GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn alloc(&self, bytes: usize) -> Result<Memory, GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn write(
+        &self,
+        to: &Memory,
+        at: usize,
+        bytes: &[u8],
+    ) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn read(
+        &self,
+        from: &Memory,
+        range: Range<usize>,
+    ) -> Result<Vec<u8>, GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn copy(
+        &self,
+        to: (&Memory, usize),
+        from: (&Memory, usize),
+        bytes: usize,
+    ) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn program(
+        &self,
+        spec: &Spec,
+        compiled: Option<&Path>,
+    ) -> Result<Program, GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn launch(
+        &self,
+        program: (&Program, Kernel),
+        grid: [usize; 3],
+        args: &[Arg<'_>],
+        words: &[u32],
+    ) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn matmul(
+        &self,
+        out: &Place<'_>,
+        x: &Place<'_>,
+        weights: &Place<'_>,
+        shape: GpuMatmul,
+    ) -> Result<(), GpuError> {
+        match *self {}
+    }
+
+    pub(in crate::device) fn synchronize(&self) -> Result<(), GpuError> {
+        match *self {}
+    }
+}
+
+impl PlaceMemory<'_> {
+    pub(in crate::device) fn skip(self, bytes: usize) -> Self {
+        match self.0 {}
+    }
+}
+
+impl Memory {
+    pub(in crate::device) fn bytes(&self) -> usize {
+        match *self {}
+    }
+
+    pub(in crate::device) fn place(&self, at: usize) -> PlaceMemory<'_> {
+        match *self {}
+    }
+}

@@ -1,0 +1,267 @@
+//! What is behind `Gpu` on NVIDIA GPUs: candle's stream, memory of its pool, and cuBLAS.
+
+#![expect(unsafe_code, reason = "calls of the driver and of cuBLAS")]
+
+use std::ffi::c_void;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::cuda_backend::CudaStorageSlice;
+use candle_core::{Device, Storage, Tensor};
+use cudarc::cublas::sys as blas;
+use cudarc::cublas::{CudaBlas, result as cublas};
+use cudarc::driver::result as driver;
+use cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+
+use super::{CudaError, CudaProgram};
+use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, Place, Spec};
+
+/// Workspace of cuBLAS: what its maker advises for GPUs of sm_90.
+const BLAS_BYTES: usize = 32 << 20;
+
+/// A stream, and what runs on it.
+pub(in crate::device) struct Queue {
+    stream: Arc<CudaStream>,
+    blas: CudaBlas,
+    /// Kept for cuBLAS.
+    _blas_memory: CudaSlice<u8>,
+    name: String,
+}
+
+pub(in crate::device) type Program = CudaProgram;
+
+/// Memory of the device's pool.
+#[derive(Debug)]
+pub(in crate::device) struct Memory(CudaSlice<u8>);
+
+/// An address on the device.
+#[derive(Clone, Debug)]
+pub(in crate::device) struct PlaceMemory<'a>(u64, PhantomData<&'a ()>);
+
+impl Queue {
+    pub(in crate::device) fn new(device: &Device) -> Result<Self, GpuError> {
+        let Device::Cuda(device) = device else {
+            return Err(GpuError::NoKernels(format!("{:?}", device.location())));
+        };
+        // SAFETY: all work goes to one stream, by the contract of `Gpu`.
+        unsafe { device.disable_event_tracking() };
+        let stream = device.cuda_stream();
+        keep_freed_memory(&stream)?;
+        let blas = CudaBlas::new(stream.clone()).map_err(|error| refused(&error))?;
+        let blas_memory = stream.alloc_zeros::<u8>(BLAS_BYTES)?;
+        let (memory, _) = blas_memory.device_ptr(&stream);
+        // SAFETY: the memory lives as long as the handle.
+        unsafe { blas::cublasSetWorkspace_v2(*blas.handle(), memory as *mut c_void, BLAS_BYTES) }
+            .result()
+            .map_err(|error| refused(&error))?;
+        let name = stream.context().name()?;
+        Ok(Self { stream, blas, _blas_memory: blas_memory, name })
+    }
+
+    pub(in crate::device) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(in crate::device) fn free_bytes(&self) -> Result<u64, GpuError> {
+        Ok(self.stream.context().mem_get_info()?.0 as u64)
+    }
+
+    pub(in crate::device) fn alloc(&self, bytes: usize) -> Result<Memory, GpuError> {
+        // The driver refuses an allocation of nothing.
+        Ok(Memory(self.stream.alloc_zeros(bytes.max(1))?))
+    }
+
+    pub(in crate::device) fn write(
+        &self,
+        to: &Memory,
+        at: usize,
+        bytes: &[u8],
+    ) -> Result<(), GpuError> {
+        self.stream.context().bind_to_thread()?;
+        let to = to.place(at).0;
+        // SAFETY: `Gpu` checked the range; the driver has taken pageable memory when it is back.
+        Ok(unsafe { driver::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }?)
+    }
+
+    pub(in crate::device) fn read(
+        &self,
+        from: &Memory,
+        range: Range<usize>,
+    ) -> Result<Vec<u8>, GpuError> {
+        self.stream.context().bind_to_thread()?;
+        let mut bytes = vec![0; range.len()];
+        let from = from.place(range.start).0;
+        // SAFETY: `Gpu` checked the range, and the stream is waited for.
+        unsafe { driver::memcpy_dtoh_async(&mut bytes, from, self.stream.cu_stream()) }?;
+        self.stream.synchronize()?;
+        Ok(bytes)
+    }
+
+    pub(in crate::device) fn copy(
+        &self,
+        to: (&Memory, usize),
+        from: (&Memory, usize),
+        bytes: usize,
+    ) -> Result<(), GpuError> {
+        self.stream.context().bind_to_thread()?;
+        let [to, from] = [to, from].map(|(memory, at)| memory.place(at).0);
+        // SAFETY: `Gpu` checked the ranges.
+        Ok(unsafe { driver::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }?)
+    }
+
+    pub(in crate::device) fn ops(&self, compiled: Option<&Path>) -> Result<Program, GpuError> {
+        Ok(CudaProgram::ops(&self.stream, compiled)?)
+    }
+
+    pub(in crate::device) fn program(
+        &self,
+        spec: &Spec,
+        compiled: Option<&Path>,
+    ) -> Result<Program, GpuError> {
+        // Attention takes queries of f32; other numbers are those of pages to be packed.
+        let portable = spec.activations() != Activations::F32;
+        Ok(CudaProgram::new(&self.stream, spec, portable, compiled)?)
+    }
+
+    pub(in crate::device) fn launch(
+        &self,
+        (program, kernel): (&Program, Kernel),
+        grid: [usize; 3],
+        args: &[Arg<'_>],
+        words: &[u32],
+    ) -> Result<(), GpuError> {
+        let addresses = args.iter().map(|arg| arg.place().memory.0);
+        // SAFETY: kernels reach memory of the device alone, where nothing of Rust's lies.
+        Ok(unsafe { program.launch_at(kernel, grid, addresses, words) }?)
+    }
+
+    pub(in crate::device) fn matmul(
+        &self,
+        out: &Place<'_>,
+        x: &Place<'_>,
+        weights: &Place<'_>,
+        shape: GpuMatmul,
+    ) -> Result<(), GpuError> {
+        self.stream.context().bind_to_thread()?;
+        let GpuMatmul { rows, input, output, stride, numbers } = shape;
+        let [rows, input, output, stride] = [rows, input, output, stride].map(|n| n as i32);
+        let kind = match numbers {
+            Activations::F32 => blas::cudaDataType::CUDA_R_32F,
+            Activations::F16 => blas::cudaDataType::CUDA_R_16F,
+            Activations::BF16 => blas::cudaDataType::CUDA_R_16BF,
+        };
+        let [out, x, weights] = [out, x, weights].map(|place| place.memory.0 as *mut c_void);
+        let (one, zero) = (1.0_f32, 0.0_f32);
+        // SAFETY: `Gpu` checked that the places hold the matrices. To cuBLAS they are columns:
+        // outᵀ = weights · xᵀ.
+        unsafe {
+            cublas::gemm_ex(
+                *self.blas.handle(),
+                blas::cublasOperation_t::CUBLAS_OP_T,
+                blas::cublasOperation_t::CUBLAS_OP_N,
+                output,
+                rows,
+                input,
+                (&raw const one).cast(),
+                weights,
+                kind,
+                input,
+                x,
+                kind,
+                input,
+                (&raw const zero).cast(),
+                out,
+                blas::cudaDataType::CUDA_R_32F,
+                stride,
+                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(|error| refused(&error))
+    }
+
+    pub(in crate::device) fn synchronize(&self) -> Result<(), GpuError> {
+        Ok(self.stream.synchronize()?)
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Queue").field(&self.name).finish()
+    }
+}
+
+impl Memory {
+    pub(in crate::device) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(in crate::device) fn place(&self, at: usize) -> PlaceMemory<'_> {
+        let (address, _) = self.0.device_ptr(self.0.stream());
+        PlaceMemory(address + at as u64, PhantomData)
+    }
+}
+
+impl<'a> PlaceMemory<'a> {
+    pub(in crate::device) fn skip(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64, PhantomData)
+    }
+
+    pub(in crate::device) fn tensor(tensor: &'a Tensor) -> Result<Self, GpuError> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else {
+            return Err(GpuError::Tensor(format!("it is on {:?}", tensor.device().location())));
+        };
+        let stream = storage.device.cuda_stream();
+        let address = match &storage.slice {
+            CudaStorageSlice::F32(slice) => slice.device_ptr(&stream).0,
+            CudaStorageSlice::F16(slice) => slice.device_ptr(&stream).0,
+            CudaStorageSlice::BF16(slice) => slice.device_ptr(&stream).0,
+            CudaStorageSlice::U32(slice) => slice.device_ptr(&stream).0,
+            CudaStorageSlice::U8(slice) => slice.device_ptr(&stream).0,
+            _ => return Err(GpuError::Tensor(format!("it is of {:?}", tensor.dtype()))),
+        };
+        let at = layout.start_offset() * tensor.dtype().size_in_bytes();
+        Ok(Self(address + at as u64, PhantomData))
+    }
+}
+
+/// Memory that is freed stays with the pool of the device, also over a wait.
+fn keep_freed_memory(stream: &Arc<CudaStream>) -> Result<(), GpuError> {
+    let context = stream.context();
+    context.bind_to_thread()?;
+    let mut all = u64::MAX;
+    // SAFETY: the device is that of the context, and the value of the attribute's type.
+    unsafe {
+        let pool = driver::device::get_default_mem_pool(context.cu_device())?;
+        driver::mem_pool::set_attribute(
+            pool,
+            CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+            (&raw mut all).cast(),
+        )?;
+    }
+    Ok(())
+}
+
+fn refused(error: &cudarc::cublas::result::CublasError) -> GpuError {
+    GpuError::Driver(error.to_string())
+}
+
+impl From<CudaError> for GpuError {
+    fn from(error: CudaError) -> Self {
+        match error {
+            CudaError::Compile(said) => Self::Compile(said),
+            CudaError::Driver(error) => error.into(),
+        }
+    }
+}
+
+impl From<cudarc::driver::DriverError> for GpuError {
+    fn from(error: cudarc::driver::DriverError) -> Self {
+        Self::Driver(error.to_string())
+    }
+}

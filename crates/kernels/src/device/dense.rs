@@ -1,0 +1,100 @@
+//! Geometry of the kernels over 16-bit pages: grids and scratch memory from rows and heads alone.
+
+use super::params::{AppendParams, DenseParams};
+use super::{APPEND_NUMBERS, DENSE_FEW, DENSE_MANY};
+
+/// About as many as a large GPU has.
+const MULTIPROCESSORS: usize = 128;
+
+impl AppendParams {
+    /// Grid of `append` for heads of `dim` numbers.
+    pub fn grid(&self, dim: usize) -> [usize; 3] {
+        let numbers = self.tokens as usize * self.kv_heads as usize * dim;
+        [numbers.div_ceil(APPEND_NUMBERS), 2, 1]
+    }
+}
+
+impl DenseParams {
+    /// Grid of `attend_dense` for so many rows of at most `tokens` query tokens.
+    pub fn grid(&self, tokens: usize, rows: usize) -> [usize; 3] {
+        let vectors = tokens * (self.q_heads / self.kv_heads) as usize;
+        let blocks = vectors.div_ceil(self.block as usize);
+        [blocks * self.parts as usize * self.kv_heads as usize, rows, 1]
+    }
+
+    /// Grid of `merge` for the same, which is to follow where there are several parts.
+    pub fn merge_grid(&self, tokens: usize, rows: usize) -> [usize; 3] {
+        [self.q_heads as usize, tokens, rows]
+    }
+
+    /// Bytes of sums and of ends for so many query tokens of all rows; nothing with one part.
+    pub fn scratch_bytes(&self, tokens: usize, dim: usize) -> [usize; 2] {
+        let vectors = tokens * self.q_heads as usize * self.parts as usize;
+        if self.parts == 1 { [0, 0] } else { [4 * vectors * dim, 8 * vectors] }
+    }
+}
+
+/// Query vectors of a group for heads of `dim` numbers and rows of at most `tokens` query tokens.
+pub fn dense_block(dim: usize, tokens: usize, group: usize) -> usize {
+    match tokens * group {
+        ..=32 => DENSE_FEW,
+        _ if dim > 128 => DENSE_MANY / 2,
+        _ => DENSE_MANY,
+    }
+}
+
+/// In how many parts to take rows of at most `pages` pages, where one part makes `groups` groups of
+/// `block` query vectors: so many that all of a large GPU works, and none of less than eight pages.
+pub fn dense_parts(block: usize, groups: usize, pages: usize) -> usize {
+    // What reads little for its products wants two groups a multiprocessor.
+    let enough = if block == DENSE_FEW { MULTIPROCESSORS } else { 2 * MULTIPROCESSORS };
+    (enough / groups.max(1)).min(pages / 8).max(1)
+}
+
+/// Dynamic shared memory of a group of the GPU's own `attend_dense` for heads of `dim` numbers: for
+/// chunks, query vectors and a page of keys and of values; for steps, 16 query vectors twice and
+/// the stages of four warps, and at the end in their place the sums of the warps.
+pub fn dense_shared_bytes(dim: usize) -> u32 {
+    let row = 2 * dim + 16;
+    let query_rows = if dim <= 128 { DENSE_MANY } else { DENSE_MANY / 2 };
+    let stages = match dim {
+        ..=64 => 4,
+        65..=128 => 2,
+        _ => 1,
+    };
+    let chunk = (query_rows + 128) * row;
+    let step = (2 * 16 + 4 * stages * 2 * 16) * row;
+    let sums = 4 * 16 * (4 * (dim + 8) + 8);
+    chunk.max(step).max(sums) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_fit_into_the_shared_memory_of_every_gpu_that_has_the_instructions() {
+        for dim in [64, 80, 96, 112, 128, 160, 192, 224, 256] {
+            let bytes = dense_shared_bytes(dim);
+            assert!(bytes <= 99 << 10, "{bytes} bytes for heads of {dim}");
+        }
+    }
+
+    #[test]
+    fn parts_fill_a_gpu_and_are_not_too_short() {
+        for (block, groups, pages, want) in [
+            (DENSE_FEW, 8, 64, 8),
+            (DENSE_FEW, 8, 2048, 16),
+            (DENSE_FEW, 64, 64, 2),
+            (DENSE_FEW, 256, 2048, 1),
+            (DENSE_FEW, 8, 1, 1),
+            (DENSE_MANY, 128, 512, 2),
+            (DENSE_MANY, 512, 512, 1),
+        ] {
+            assert_eq!(dense_parts(block, groups, pages), want, "{block} {groups} {pages}");
+        }
+        assert_eq!(dense_block(128, 1, 4), DENSE_FEW);
+        assert_eq!(dense_block(128, 512, 4), DENSE_MANY);
+        assert_eq!(dense_block(256, 512, 4), DENSE_MANY / 2);
+    }
+}

@@ -1,0 +1,222 @@
+//! `Gpu`: the host side of the device kernels, over candle's device and its one queue.
+//!
+//! The types are here in every build. Which GPU is behind them is a feature of the build: `cuda`,
+//! `metal`, or none, where nothing can be made of them.
+//!
+//! All work goes to one queue in the order of the calls, candle's own work included. One thread
+//! owns a device: tensors are written through their memory while candle lends them to be read.
+#![cfg_attr(
+    not(any(feature = "cuda", feature = "metal")),
+    expect(unused_variables, reason = "nothing runs without a GPU")
+)]
+
+mod error;
+mod place;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+#[cfg(not(any(feature = "cuda", feature = "metal")))]
+use super::absent as backend;
+#[cfg(feature = "cuda")]
+use super::cuda::queue as backend;
+#[cfg(all(feature = "metal", not(feature = "cuda")))]
+use super::metal as backend;
+use super::{Activations, Kernel, Params, Spec};
+
+pub use error::GpuError;
+pub use place::{Arg, Place};
+
+/// A GPU: memory, programs and the queue. A clone is the same GPU.
+#[derive(Clone)]
+pub struct Gpu(Arc<Inside>);
+
+struct Inside {
+    queue: backend::Queue,
+    ops: GpuProgram,
+    /// Programs of the cache, by specification.
+    programs: Mutex<Vec<(Spec, Arc<GpuProgram>)>>,
+    /// Folder of compiled programs.
+    compiled: Option<PathBuf>,
+}
+
+/// Kernels that are ready to run on one GPU.
+#[derive(Debug)]
+pub struct GpuProgram(backend::Program);
+
+/// Memory of a GPU; freed when dropped.
+#[derive(Debug)]
+pub struct GpuBuffer(backend::Memory);
+
+impl Gpu {
+    /// The kernels' side of candle's device. `compiled` is a folder where machine code is kept from
+    /// start to start. Before the first tensor is made: candle's own bookkeeping of queues is
+    /// switched off, and the device keeps freed memory for the next allocation.
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    pub fn new(device: &candle_core::Device, compiled: Option<&Path>) -> Result<Self, GpuError> {
+        Self::over(backend::Queue::new(device)?, compiled)
+    }
+
+    /// The kernels' side of candle's device; this build has no kernels for any.
+    #[cfg(not(any(feature = "cuda", feature = "metal")))]
+    pub fn new<Device>(device: &Device, compiled: Option<&Path>) -> Result<Self, GpuError> {
+        Err(GpuError::NotBuilt)
+    }
+
+    #[cfg(any(feature = "cuda", feature = "metal"))]
+    fn over(queue: backend::Queue, compiled: Option<&Path>) -> Result<Self, GpuError> {
+        let ops = GpuProgram(queue.ops(compiled)?);
+        let (programs, compiled) = (Mutex::default(), compiled.map(Path::to_path_buf));
+        Ok(Self(Arc::new(Inside { queue, ops, programs, compiled })))
+    }
+
+    /// Name of the device.
+    pub fn name(&self) -> &str {
+        self.0.queue.name()
+    }
+
+    /// Bytes that can still be allocated, those that the device keeps for reuse not counted.
+    pub fn free_bytes(&self) -> Result<u64, GpuError> {
+        self.0.queue.free_bytes()
+    }
+
+    /// Zeroed memory.
+    pub fn alloc(&self, bytes: usize) -> Result<GpuBuffer, GpuError> {
+        self.0.queue.alloc(bytes).map(GpuBuffer)
+    }
+
+    /// Puts a write into the queue; `bytes` may change as soon as the call is back.
+    pub fn write(&self, to: &GpuBuffer, at: usize, bytes: &[u8]) -> Result<(), GpuError> {
+        fits("write", to, at, bytes.len())?;
+        self.0.queue.write(&to.0, at, bytes)
+    }
+
+    /// Waits for everything in the queue and reads.
+    pub fn read(&self, from: &GpuBuffer, range: Range<usize>) -> Result<Vec<u8>, GpuError> {
+        fits("read", from, range.start, range.len())?;
+        self.0.queue.read(&from.0, range)
+    }
+
+    /// Puts a copy into the queue, from one buffer to another, or within one between places that do
+    /// not overlap. `to` and `from`: buffer and offset in bytes.
+    pub fn copy(
+        &self,
+        to: (&GpuBuffer, usize),
+        from: (&GpuBuffer, usize),
+        bytes: usize,
+    ) -> Result<(), GpuError> {
+        fits("copy to", to.0, to.1, bytes)?;
+        fits("copy from", from.0, from.1, bytes)?;
+        self.0.queue.copy((&to.0.0, to.1), (&from.0.0, from.1), bytes)
+    }
+
+    /// The kernels of the cache for one specification: kept in this process, and on disk.
+    pub fn program(&self, spec: &Spec) -> Result<Arc<GpuProgram>, GpuError> {
+        let mut programs = self.0.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, program)) = programs.iter().find(|(known, _)| known == spec) {
+            return Ok(program.clone());
+        }
+        let program = self.0.queue.program(spec, self.0.compiled.as_deref())?;
+        let program = Arc::new(GpuProgram(program));
+        programs.push((spec.clone(), program.clone()));
+        Ok(program)
+    }
+
+    /// The kernels of a model, [`Kernel::OPS`].
+    pub fn ops(&self) -> &GpuProgram {
+        &self.0.ops
+    }
+
+    /// Puts a kernel into the queue. `args`: the buffers of the kernel's comment, in its order.
+    /// Kernels reach the memory of the device alone: a wrong grid, place or page number makes wrong
+    /// numbers or an error of the device.
+    pub fn launch<P: Params>(
+        &self,
+        (program, kernel): (&GpuProgram, Kernel),
+        grid: [usize; 3],
+        args: &[Arg<'_>],
+        params: &P,
+    ) -> Result<(), GpuError> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        self.0.queue.launch((&program.0, kernel), grid, args, &params.words())
+    }
+
+    /// Puts the product `x · weightsᵀ` into the queue, written into out. x: `[rows, input]` and
+    /// weights: `[output, input]` of the same kind of numbers; out: `[rows, output]` f32, rows at
+    /// every `stride`.
+    pub fn matmul(
+        &self,
+        out: &Place<'_>,
+        x: &Place<'_>,
+        weights: &Place<'_>,
+        shape: GpuMatmul,
+    ) -> Result<(), GpuError> {
+        let GpuMatmul { rows, input, output, stride, numbers } = shape;
+        if rows == 0 || output == 0 {
+            return Ok(());
+        }
+        let size = if numbers == Activations::F32 { 4 } else { 2 };
+        let sizes = [
+            ("results", out, ((rows - 1) * stride + output) * 4),
+            ("activations", x, rows * input * size),
+            ("weights", weights, output * input * size),
+        ];
+        for (what, place, bytes) in sizes {
+            place.holds(what, bytes)?;
+        }
+        self.0.queue.matmul(out, x, weights, shape)
+    }
+
+    /// Waits for everything in the queue.
+    pub fn synchronize(&self) -> Result<(), GpuError> {
+        self.0.queue.synchronize()
+    }
+}
+
+/// Sizes of [`Gpu::matmul`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuMatmul {
+    /// Rows of activations.
+    pub rows: usize,
+    /// Numbers of a row.
+    pub input: usize,
+    /// Results of a row.
+    pub output: usize,
+    /// Numbers from one row of results to the next, at least `output`.
+    pub stride: usize,
+    /// Of activations and weights.
+    pub numbers: Activations,
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Gpu").field(&self.name()).finish()
+    }
+}
+
+impl GpuProgram {
+    /// Whether its `attend` writes results itself, so that `combine` is not launched.
+    pub fn attend_combines(&self) -> bool {
+        self.0.attend_combines()
+    }
+}
+
+impl GpuBuffer {
+    /// Size.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+/// An error where `bytes` at `at` do not lie within the buffer.
+fn fits(what: &str, buffer: &GpuBuffer, at: usize, bytes: usize) -> Result<(), GpuError> {
+    if at.checked_add(bytes).is_some_and(|end| end <= buffer.bytes()) {
+        return Ok(());
+    }
+    let room = buffer.bytes();
+    Err(GpuError::Room(format!("{what} {bytes} bytes at {at} of a buffer of {room}")))
+}

@@ -1,0 +1,275 @@
+//! The kernels of a model against plain loops in f64.
+
+use half::{bf16, f16};
+use kvant_kernels::device::{
+    AnglesParams, BiasParams, CastParams, GateParams, Kernel, LookupParams, NormParams, Params,
+    PickParams, PlaceParams, SoftCapParams, SplitParams,
+};
+
+use crate::emulator::Emulator;
+use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
+use crate::random::Random;
+
+#[test]
+fn kernels_of_a_model_agree_with_plain_loops() {
+    check(&Emulator::ops());
+}
+
+pub(crate) fn check(machine: &impl Machine) {
+    check_norms(machine);
+    check_angles(machine);
+    check_splits(machine);
+    check_gates(machine);
+    check_rows(machine);
+    check_numbers(machine);
+}
+
+fn near(found: &[f32], exact: &[f64], bound: f64, what: &str) {
+    assert_eq!(found.len(), exact.len(), "{what}");
+    for (at, (found, exact)) in found.iter().zip(exact).enumerate() {
+        let gap = (f64::from(*found) - exact).abs();
+        assert!(gap <= bound * exact.abs().max(1.0), "{what}: {found} for {exact} at {at}");
+    }
+}
+
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    Random(seed).floats(count)
+}
+
+/// x over its root mean square times the weight.
+fn normed(x: &[f64], weight: &[f32], eps: f32) -> Vec<f64> {
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    let factor = 1.0 / (mean + f64::from(eps)).sqrt();
+    x.iter().zip(weight).map(|(x, w)| x * factor * f64::from(*w)).collect()
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(*x)).collect()
+}
+
+/// Runs a kernel on words and floats.
+fn run(
+    machine: &impl Machine,
+    launch: (Kernel, [usize; 3]),
+    buffers: &[Buffer<'_>],
+    params: &impl Params,
+) -> Vec<Vec<f32>> {
+    machine.run(launch, buffers, params).iter().map(|bytes| floats(bytes)).collect()
+}
+
+fn check_norms(machine: &impl Machine) {
+    for (width, tokens) in [(1, 2), (40, 3), (128, 1), (576, 4), (1030, 2)] {
+        let [x, delta] = [1, 2].map(|seed| numbers(tokens * width, seed));
+        let [weight, post] = [3, 4].map(|seed| numbers(width, seed));
+        let bytes = [&x, &delta, &post, &weight].map(|x| bytes_of_floats(x));
+        for add in 0..3 {
+            let params = NormParams { width: width as u32, add, eps: 1e-5, post_eps: 1e-3 };
+            let [x_bytes, delta_bytes, post_bytes, weight_bytes] = &bytes;
+            let unread = if add == 0 { &[][..] } else { delta_bytes };
+            let buffers = [
+                Buffer::Changed(x_bytes),
+                Buffer::Output(x_bytes.len()),
+                Buffer::Input(unread),
+                Buffer::Input(if add == 2 { post_bytes } else { &[] }),
+                Buffer::Input(weight_bytes),
+            ];
+            let found = run(machine, (Kernel::Norm, [tokens, 1, 1]), &buffers, &params);
+            let (mut sums, mut norms) = (Vec::new(), Vec::new());
+            for (x, delta) in x.chunks(width).zip(delta.chunks(width)) {
+                let added = match add {
+                    0 => vec![0.0; width],
+                    1 => wide(delta),
+                    _ => normed(&wide(delta), &post, 1e-3),
+                };
+                let sum: Vec<f64> = wide(x).iter().zip(added).map(|(x, a)| x + a).collect();
+                norms.extend(normed(&sum, &weight, 1e-5));
+                sums.extend(sum);
+            }
+            let what = format!("norm of {width}, add {add}");
+            near(&found[0], &sums, 2e-6, &what);
+            near(&found[1], &norms, 4e-6, &what);
+        }
+    }
+}
+
+fn check_angles(machine: &impl Machine) {
+    let (pairs, rows) = (40_usize, 512_usize);
+    let frequency = |pair: usize| 10_000_f64.powf(-(pair as f64) / pairs as f64);
+    let row = |position: usize| {
+        let angle = move |pair: usize| position as f64 * frequency(pair);
+        (0..pairs).map(move |p| angle(p).cos()).chain((0..pairs).map(move |p| angle(p).sin()))
+    };
+    let positions = (0..256).chain((0..rows).map(|multiple| 256 * multiple));
+    let table: Vec<f32> = positions.flat_map(row).map(|x| x as f32).collect();
+    let asked = [0, 1, 255, 256, 257, 4_097, 131_071];
+    let words = asked.map(|position| position as u32);
+    let buffers = [
+        Buffer::Input(&bytes_of_words(&words)),
+        Buffer::Input(&bytes_of_floats(&table)),
+        Buffer::Output(asked.len() * 2 * pairs * 4),
+    ];
+    let params = AnglesParams { pairs: pairs as u32, rows: rows as u32 };
+    let found = run(machine, (Kernel::Angles, [1, asked.len(), 1]), &buffers, &params);
+    let exact: Vec<f64> = asked.into_iter().flat_map(row).collect();
+    near(&found[0], &exact, 2.5e-7, "angles");
+}
+
+fn check_splits(machine: &impl Machine) {
+    for (q_heads, kv_heads, dim, rotated, norms) in
+        [(1, 1, 16, 16, false), (4, 2, 64, 64, true), (3, 1, 80, 20, false), (6, 2, 128, 0, true)]
+    {
+        let (tokens, heads) = (3, q_heads + 2 * kv_heads);
+        let qkv = numbers(tokens * heads * dim, 5);
+        let angles = numbers(tokens * rotated, 6);
+        let weights = [7, 8].map(|seed| numbers(if norms { dim } else { 0 }, seed));
+        let bytes = [&qkv, &angles, &weights[0], &weights[1]].map(|x| bytes_of_floats(x));
+        let mut buffers: Vec<_> = bytes.iter().map(|bytes| Buffer::Input(bytes)).collect();
+        buffers.push(Buffer::Output(qkv.len() * 4));
+        let params = SplitParams {
+            q_heads: q_heads as u32,
+            kv_heads: kv_heads as u32,
+            dim: dim as u32,
+            rotated: rotated as u32,
+            tokens: tokens as u32,
+            norms: u32::from(norms),
+            q_eps: 1e-6,
+            k_eps: 1e-5,
+        };
+        let grid = [heads.div_ceil(4), tokens, 1];
+        let found = run(machine, (Kernel::Split, grid), &buffers, &params);
+        let head = |token: usize, head: usize| {
+            let mut x = wide(&qkv[(token * heads + head) * dim..][..dim]);
+            if head >= q_heads + kv_heads {
+                return x;
+            }
+            if norms {
+                let k = usize::from(head >= q_heads);
+                x = normed(&x, &weights[k], [1e-6, 1e-5][k]);
+            }
+            let half = rotated / 2;
+            let angles = wide(&angles[token * rotated..][..rotated]);
+            for i in 0..half {
+                let ([a, b], [cos, sin]) = ([x[i], x[i + half]], [angles[i], angles[i + half]]);
+                (x[i], x[i + half]) = (a * cos - b * sin, a * sin + b * cos);
+            }
+            x
+        };
+        let of = |from: usize, count: usize| {
+            (0..tokens).flat_map(move |token| (from..from + count).map(move |head| (token, head)))
+        };
+        let order =
+            of(0, q_heads).chain(of(q_heads, kv_heads)).chain(of(q_heads + kv_heads, kv_heads));
+        let exact: Vec<f64> = order.flat_map(|(token, at)| head(token, at)).collect();
+        near(&found[0], &exact, 4e-6, &format!("split of heads of {dim}"));
+    }
+}
+
+fn check_gates(machine: &impl Machine) {
+    for (width, tokens) in [(1, 1), (129, 3), (520, 2)] {
+        let mut x = numbers(2 * tokens * width, 9);
+        (x[0], x[width]) = (-60.0, 3.0);
+        for activation in 0..2 {
+            let bytes = bytes_of_floats(&x);
+            let buffers = [Buffer::Input(&bytes), Buffer::Output(bytes.len() / 2)];
+            let params = GateParams { width: width as u32, activation };
+            let grid = [width.div_ceil(256), tokens, 1];
+            let found = run(machine, (Kernel::Gate, grid), &buffers, &params);
+            let of = |x: f64| {
+                if activation == 0 {
+                    return x / (1.0 + (-x).exp());
+                }
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                0.5 * x * (1.0 + inner.tanh())
+            };
+            let rows = x.chunks(2 * width).flat_map(|row| {
+                let (gates, values) = row.split_at(width);
+                gates.iter().zip(values).map(|(g, v)| of(f64::from(*g)) * f64::from(*v))
+            });
+            near(&found[0], &rows.collect::<Vec<_>>(), 2e-6, &format!("gate of {width}"));
+        }
+    }
+}
+
+fn check_rows(machine: &impl Machine) {
+    let (vocab, hidden) = (5, 514);
+    let table = numbers(vocab * hidden, 10);
+    let ids = [4_u32, 0, 5, 4];
+    let id_bytes = bytes_of_words(&ids);
+    let halves: Vec<u8> = table.iter().flat_map(|x| f16::from_f32(*x).to_ne_bytes()).collect();
+    let brains: Vec<u8> = table.iter().flat_map(|x| bf16::from_f32(*x).to_ne_bytes()).collect();
+    let grid = [hidden.div_ceil(512), ids.len(), 1];
+    let size = Buffer::Output;
+    for (numbers, bytes) in (0..).zip([&bytes_of_floats(&table), &halves, &brains]) {
+        let stored = |x: f32| match numbers {
+            0 => x,
+            1 => f16::from_f32(x).to_f32(),
+            _ => bf16::from_f32(x).to_f32(),
+        };
+        let params =
+            LookupParams { hidden: hidden as u32, vocab: vocab as u32, numbers, scale: 1.5 };
+        let buffers =
+            [Buffer::Input(&id_bytes), Buffer::Input(bytes), size(ids.len() * hidden * 4)];
+        let found = run(machine, (Kernel::Lookup, grid), &buffers, &params);
+        let exact = ids.iter().flat_map(|id| {
+            let row = table.chunks(hidden).nth(*id as usize);
+            row.map_or(vec![0.0; hidden], |row| row.iter().map(|x| stored(*x) * 1.5).collect())
+        });
+        assert_eq!(found[0], exact.collect::<Vec<f32>>(), "table of {numbers}");
+    }
+    let bytes = bytes_of_floats(&table);
+    let params = PickParams { width: hidden as u32, tokens: vocab as u32 };
+    let buffers = [Buffer::Input(&id_bytes), Buffer::Input(&bytes), size(ids.len() * hidden * 4)];
+    let found = run(machine, (Kernel::Pick, grid), &buffers, &params);
+    let zeros = vec![0.0; hidden];
+    let rows = ids.iter().flat_map(|id| table.chunks(hidden).nth(*id as usize).unwrap_or(&zeros));
+    assert_eq!(found[0], rows.copied().collect::<Vec<f32>>());
+    let params = PlaceParams { width: hidden as u32, stride: 600, first: 7 };
+    let kept = bytes_of_floats(&numbers(vocab * 600, 11));
+    let buffers = [Buffer::Input(&bytes), Buffer::Changed(&kept)];
+    let found = run(machine, (Kernel::Place, [2, vocab, 1]), &buffers, &params);
+    let mut expected = floats(&kept);
+    for (into, row) in expected.chunks_mut(600).zip(table.chunks(hidden)) {
+        into[7..7 + hidden].copy_from_slice(row);
+    }
+    assert_eq!(found[0], expected);
+}
+
+fn check_numbers(machine: &impl Machine) {
+    let mut x = numbers(1030, 12);
+    x[..8].copy_from_slice(&[
+        f32::NAN,
+        f32::INFINITY,
+        -0.0,
+        1e9,
+        65_519.9,
+        1e-8,
+        -1e-41,
+        1.003_906,
+    ]);
+    let bytes = bytes_of_floats(&x);
+    let count = x.len() as u32;
+    let grid = [x.len().div_ceil(512), 1, 1];
+    for numbers in [1, 2] {
+        let buffers = [Buffer::Input(&bytes), Buffer::Output(2 * x.len())];
+        let found = machine.run((Kernel::Cast, grid), &buffers, &CastParams { count, numbers });
+        let stored = |x: f32| match numbers {
+            1 => f16::from_f32(x).to_bits(),
+            _ => bf16::from_f32(x).to_bits(),
+        };
+        let found = found[0].as_chunks().0.iter().map(|x| u16::from_ne_bytes(*x));
+        for (found, x) in found.zip(&x).skip(1) {
+            assert_eq!(found, stored(*x), "{x} to {numbers}");
+        }
+    }
+    let rows = &x[8..1008];
+    let bytes = bytes_of_floats(rows);
+    let bias = numbers(250, 13);
+    let buffers = [Buffer::Input(&bytes_of_floats(&bias)), Buffer::Changed(&bytes)];
+    let found = run(machine, (Kernel::Bias, [1, 4, 1]), &buffers, &BiasParams { width: 250 });
+    let exact = rows.iter().zip(bias.iter().cycle()).map(|(x, b)| x + b);
+    assert_eq!(found[0], exact.collect::<Vec<f32>>());
+    let params = SoftCapParams { count: 1000, cap: 2.5 };
+    let found = run(machine, (Kernel::SoftCap, [2, 1, 1]), &[Buffer::Changed(&bytes)], &params);
+    let exact = rows.iter().map(|x| (f64::from(*x) / 2.5).tanh() * 2.5);
+    near(&found[0], &exact.collect::<Vec<_>>(), 1e-6, "soft cap");
+}
