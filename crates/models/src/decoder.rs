@@ -8,12 +8,13 @@ use crate::floats::{floats, floats_mut};
 use crate::mlp::Mlp;
 use crate::split::Split;
 use crate::workspace::Views;
-use crate::{Attend, DecoderSpec, Embedding, Heads, Linear, RmsNorm, Rotary, Workspace};
+use crate::{Attend, DecoderSpec, Embedding, Heads, Linear, RmsNorm, Rotary, Site, Workspace};
 
 /// Weights and arithmetic of a model. Knows neither pages nor sequences: it asks an [`Attend`].
 #[derive(Debug)]
 pub struct Decoder {
     pub(crate) spec: DecoderSpec,
+    pub(crate) site: Site,
     pub(crate) embedding: Embedding,
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: RmsNorm,
@@ -41,7 +42,7 @@ pub(crate) struct Block {
 impl Decoder {
     /// Buffers for steps of this decoder.
     pub fn workspace(&self) -> Workspace {
-        Workspace::new(&self.spec, &self.rotaries)
+        Workspace::new(&self.spec, &self.rotaries, &self.site)
     }
 
     /// Leaves the hidden states after the final norm in [`Workspace::hidden`].
@@ -59,14 +60,10 @@ impl Decoder {
             bail!("a step of {} tokens and {} positions", ids.len(), positions.len())
         }
         let views = workspace.views(ids.len())?;
-        for (rotary, angles) in self.rotaries.iter().zip(&views.angles) {
-            rotary.angles(angles, positions)?;
-        }
-        let scale = self.spec.ends.embedding_scale;
-        views.residual.inplace_op1(&Lookup { embedding: &self.embedding, ids, scale })?;
+        self.begin(ids, positions, views)?;
         let after = self.blocks.iter().skip(1).map(|block| &block.attention_norm);
         let first = self.blocks.first().map_or(&self.norm, |block| &block.attention_norm);
-        first.norm_stream(&views.stream)?;
+        first.norm(views)?;
         let layers = self.blocks.iter().zip(after.chain([&self.norm]));
         for (layer, (block, next_norm)) in layers.enumerate() {
             let rotary = &self.rotaries[block.rotary];
@@ -76,17 +73,52 @@ impl Decoder {
         Ok(())
     }
 
+    /// Angles of the positions, and the embeddings of the ids.
+    fn begin(&self, ids: &[u32], positions: &[u32], views: &Views) -> Result<()> {
+        let (embedding, scale) = (&self.embedding, self.spec.ends.embedding_scale);
+        if let Some(step) = &views.gpu {
+            step.begin(ids, positions, embedding.vocab())?;
+            for (rotary, angles) in views.angles.iter().enumerate() {
+                step.angles(rotary, angles)?;
+            }
+            return step.lookup(&views.residual, embedding, scale);
+        }
+        for (rotary, angles) in self.rotaries.iter().zip(&views.angles) {
+            rotary.angles(angles, positions)?;
+        }
+        views.residual.inplace_op1(&Lookup { embedding, ids, scale })
+    }
+
     /// Logits after some tokens of the last step, by their index in it: `[rows, vocab]` f32, in the
     /// workspace, where the next call overwrites them.
     pub fn logits<'w>(&self, rows: &[u32], workspace: &'w mut Workspace) -> Result<&'w Tensor> {
         let Some(hidden) = workspace.hidden().cloned() else { bail!("logits before any step") };
+        let gpu = workspace.gpu();
         let [picked, logits] = workspace.head(rows.len())?;
-        picked.inplace_op2(&hidden, &Pick(rows))?;
-        self.head.forward(logits, picked)?;
-        if let Some(cap) = self.spec.ends.logit_softcap {
-            logits.inplace_op1(&SoftCap(cap))?;
+        let cap = self.spec.ends.logit_softcap;
+        let Some(step) = gpu.as_deref() else {
+            picked.inplace_op2(&hidden, &Pick(rows))?;
+            self.head.forward(logits, picked)?;
+            if let Some(cap) = cap {
+                logits.inplace_op1(&SoftCap(cap))?;
+            }
+            return Ok(logits);
+        };
+        // A step of decoding wants all rows, as they are.
+        let all = rows.len() == hidden.dim(0)? && rows.iter().zip(0..).all(|(row, at)| *row == at);
+        if !all {
+            step.pick(picked, &hidden, rows)?;
+        }
+        self.head.apply(logits, if all { &hidden } else { picked }, Some(step))?;
+        if let Some(cap) = cap {
+            step.soft_cap(logits, cap)?;
         }
         Ok(logits)
+    }
+
+    /// Where weights and activations are.
+    pub fn site(&self) -> &Site {
+        &self.site
     }
 
     /// Shape and arithmetic.
@@ -112,20 +144,25 @@ impl Block {
         (heads, rotary): (Heads, &Rotary),
         (layer, attend): (usize, &mut dyn Attend),
     ) -> Result<()> {
-        self.qkv.forward(&views.qkv, &views.normed)?;
+        let gpu = views.gpu.as_deref();
+        self.qkv.apply(&views.qkv, &views.normed, gpu)?;
         let split = Split { heads, norms: self.qk_norms.as_ref(), rotary };
-        views.heads.inplace_op3(&views.qkv, &views.angles[self.rotary], &split)?;
+        let angles = &views.angles[self.rotary];
+        match gpu {
+            None => views.heads.inplace_op3(&views.qkv, angles, &split)?,
+            Some(step) => step.split(views, &split, angles)?,
+        }
         attend.attend(layer, [&views.q, &views.k, &views.v], &views.attended)?;
-        self.output.forward(&views.delta, &views.attended_rows)?;
+        self.output.apply(&views.delta, &views.attended_rows, gpu)?;
         let post = self.post_norms.as_ref().map(|[attention, _]| attention);
-        self.mlp_norm.add_and_norm(&views.stream, &views.delta, post)
+        self.mlp_norm.add(views, post)
     }
 
     /// The MLP, from the normed copy of the stream to the stream, and the copy for what comes next.
     fn feed_forward(&self, views: &Views, next_norm: &RmsNorm) -> Result<()> {
         self.mlp.forward(views)?;
         let post = self.post_norms.as_ref().map(|[_, mlp]| mlp);
-        next_norm.add_and_norm(&views.stream, &views.delta, post)
+        next_norm.add(views, post)
     }
 
     fn bytes(&self) -> u64 {

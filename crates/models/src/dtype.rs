@@ -3,6 +3,7 @@
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 use kvant_kernels::cpu::BlockFormat;
+use kvant_kernels::device::Activations;
 
 /// Number format of a stored weight. Quantized formats keep blocks of elements of one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,6 +120,16 @@ impl WeightDtype {
             Self::Q4K => Some(BlockFormat::Q4K),
             Self::Q5K => Some(BlockFormat::Q5K),
             Self::Q6K => Some(BlockFormat::Q6K),
+        }
+    }
+
+    /// The plain floats as a GPU's kernels know them; `None` for blocks.
+    pub(crate) fn numbers(self) -> Option<Activations> {
+        match self {
+            Self::F32 => Some(Activations::F32),
+            Self::F16 => Some(Activations::F16),
+            Self::BF16 => Some(Activations::BF16),
+            _ => None,
         }
     }
 

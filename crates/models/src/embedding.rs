@@ -4,9 +4,13 @@ use std::borrow::Cow;
 
 use candle_core::quantized::QuantizedType;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, bail};
+use half::f16;
+use kvant_kernels::device::{Activations, GpuBuffer};
 
 use crate::floats::floats_mut;
-use crate::{TensorView, WeightDtype};
+use crate::linear::GpuMatrix;
+use crate::site::upload;
+use crate::{Site, TensorView, WeightDtype};
 
 /// Alignment of the blocks that candle widens.
 const ALIGN: usize = 4;
@@ -17,6 +21,7 @@ pub struct Embedding {
     weights: TensorView,
     vocab: usize,
     hidden: usize,
+    on_gpu: Option<GpuMatrix>,
 }
 
 impl Embedding {
@@ -29,7 +34,41 @@ impl Embedding {
         if row_bytes.and_then(|bytes| bytes.checked_mul(vocab)) != Some(weights.bytes.len()) {
             bail!("embedding {:?} has {} bytes", weights.shape, weights.bytes.len())
         }
-        Ok(Self { weights, vocab, hidden })
+        Ok(Self { weights, vocab, hidden, on_gpu: None })
+    }
+
+    /// With its matrix where a decoder lives: `shared` if the output matrix is the same one; blocks
+    /// are widened to f16.
+    pub(crate) fn at(mut self, site: &Site, shared: Option<GpuMatrix>) -> Result<Self> {
+        let Some(gpu) = site.gpu() else { return Ok(self) };
+        let dtype = self.weights.dtype;
+        self.on_gpu = match (shared, dtype.numbers()) {
+            (Some(shared), Some(_)) => Some(shared),
+            (_, Some(numbers)) => {
+                Some(GpuMatrix::new(upload(gpu, &[&self.weights.bytes])?, numbers))
+            }
+            (_, None) => {
+                let mut row = vec![0.0; self.hidden];
+                let mut bytes = Vec::with_capacity(2 * self.vocab * self.hidden);
+                for id in 0..self.vocab as u32 {
+                    self.row(&mut row, id)?;
+                    bytes.extend(row.iter().flat_map(|x| f16::from_f32(*x).to_ne_bytes()));
+                }
+                Some(GpuMatrix::new(upload(gpu, &[&bytes])?, Activations::F16))
+            }
+        };
+        self.weights.bytes.release();
+        Ok(self)
+    }
+
+    /// The matrix on the GPU.
+    pub(crate) fn table(&self) -> Option<(&GpuBuffer, Activations)> {
+        self.on_gpu.as_ref().map(GpuMatrix::parts)
+    }
+
+    /// Rows of the matrix.
+    pub(crate) fn vocab(&self) -> usize {
+        self.vocab
     }
 
     /// Bytes of the matrix.

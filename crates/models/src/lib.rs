@@ -12,6 +12,7 @@ mod family;
 mod files;
 mod floats;
 mod gguf;
+mod gpu;
 mod hf_config;
 mod linear;
 mod load;
@@ -19,6 +20,7 @@ mod mlp;
 mod norm;
 mod rope;
 mod safetensors;
+mod site;
 mod spec;
 mod split;
 mod workspace;
@@ -39,6 +41,7 @@ pub use hf_config::{
 pub use linear::Linear;
 pub use norm::RmsNorm;
 pub use rope::Rotary;
+pub use site::Site;
 pub use spec::{
     Activation, Bias, DecoderSpec, Ends, ExpertSpec, Heads, LayerSpec, MlpSpec, NormSpec, Rope,
     RopeScaling,

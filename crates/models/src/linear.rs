@@ -1,5 +1,7 @@
 //! `Linear`: activations times a stored matrix, in the format in which the file has it.
 
+mod on_gpu;
+
 use std::fmt;
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
@@ -9,7 +11,11 @@ use kvant_kernels::{Stash, of_length};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 use crate::floats::{floats, floats_mut};
-use crate::{Bytes, TensorView, WeightDtype};
+use crate::gpu::GpuStep;
+use crate::{Bytes, Site, TensorView, WeightDtype};
+
+pub(crate) use on_gpu::GpuMatrix;
+use on_gpu::GpuParts;
 
 /// Alignment that every stored number can do with.
 const ALIGN: usize = 4;
@@ -24,7 +30,9 @@ static PART: Stash<Vec<f32>> = Stash::new();
 /// batch.
 #[derive(Debug)]
 pub struct Linear {
+    /// None on a GPU.
     parts: Vec<Part>,
+    on_gpu: Option<GpuParts>,
     bias: Option<Vec<f32>>,
     input: usize,
     output: usize,
@@ -39,17 +47,48 @@ impl Linear {
     /// Matrices `[out, in]` of equal `in`, one below the other; neighbours of one format become one
     /// matrix in memory.
     pub fn joined(weights: &[TensorView], bias: Option<Vec<f32>>) -> Result<Self> {
-        let parts = weights.chunk_by(|a, b| a.dtype == b.dtype).map(Part::new);
-        let parts = parts.collect::<Result<Vec<_>>>()?;
-        let Some(input) = parts.first().map(|part| part.input) else { bail!("no matrix") };
-        if parts.iter().any(|part| part.input != input) {
+        Self::joined_at(&Site::Cpu, weights, bias)
+    }
+
+    /// The same where a decoder lives.
+    pub(crate) fn joined_at(
+        site: &Site,
+        weights: &[TensorView],
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self> {
+        let mut shapes = Vec::new();
+        for views in weights.chunk_by(|a, b| a.dtype == b.dtype) {
+            shapes.push((views, joined_shape(views)?));
+        }
+        let Some((_, [_, input])) = shapes.first() else { bail!("no matrix") };
+        let input = *input;
+        if shapes.iter().any(|(_, shape)| shape[1] != input) {
             bail!("matrices of different input sizes cannot be joined")
         }
-        let output = parts.iter().map(|part| part.output).sum();
+        let output = shapes.iter().map(|(_, shape)| shape[0]).sum();
         if let Some(length) = bias.as_ref().map(Vec::len).filter(|length| *length != output) {
             bail!("a bias of {length} elements for a matrix of {output} rows")
         }
-        Ok(Self { parts, bias, input, output })
+        let (mut parts, mut on_gpu) = (Vec::new(), None);
+        match site {
+            Site::Cpu => parts.extend(shapes.iter().map(|(views, shape)| Part::new(views, *shape))),
+            Site::Gpu(..) => on_gpu = Some(GpuParts::new(site, &shapes, bias.as_deref())?),
+        }
+        Ok(Self { parts, on_gpu, bias, input, output })
+    }
+
+    /// The only matrix on the GPU, if it is of floats.
+    pub(crate) fn matrix(&self) -> Option<GpuMatrix> {
+        self.on_gpu.as_ref()?.matrix()
+    }
+
+    /// The product where the activations are.
+    pub(crate) fn apply(&self, out: &Tensor, x: &Tensor, gpu: Option<&GpuStep>) -> Result<()> {
+        match (gpu, &self.on_gpu) {
+            (Some(step), Some(parts)) => parts.forward(step, out, x),
+            (None, None) => self.forward(out, x),
+            _ => bail!("weights and activations are on different devices"),
+        }
     }
 
     /// x: `[tokens, in]`; the product is written into out, `[tokens, out]`. Both f32, contiguous.
@@ -65,7 +104,8 @@ impl Linear {
     /// Bytes of the matrices and the bias.
     pub fn bytes(&self) -> u64 {
         let bias = self.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()));
-        self.parts.iter().map(Part::bytes).sum::<usize>() as u64 + bias as u64
+        let parts = self.parts.iter().map(Part::bytes).sum::<usize>();
+        (parts + self.on_gpu.as_ref().map_or(0, GpuParts::bytes) + bias) as u64
     }
 
     /// x: `[tokens, in]`; returns `[tokens, out]` in a buffer of its own.
@@ -141,23 +181,9 @@ enum Stored {
 }
 
 impl Part {
-    /// Matrices of one format, at least one.
-    fn new(views: &[TensorView]) -> Result<Self> {
+    /// Matrices of one format, at least one, that [`joined_shape`] has seen.
+    fn new(views: &[TensorView], [output, input]: [usize; 2]) -> Self {
         let view = &views[0];
-        let [_, input] = *view.shape.as_slice() else { bail!("{:?} is no matrix", view.shape) };
-        let Some(row_bytes) = view.dtype.bytes(input).filter(|bytes| *bytes > 0) else {
-            bail!("rows of {input} elements are no whole blocks of {:?}", view.dtype)
-        };
-        let mut output = 0;
-        for view in views {
-            let [rows, columns] = *view.shape.as_slice() else {
-                bail!("{:?} is no matrix", view.shape)
-            };
-            if columns != input || Some(view.bytes.len()) != row_bytes.checked_mul(rows) {
-                bail!("{:?} {:?} has {} bytes", view.dtype, view.shape, view.bytes.len())
-            }
-            output += rows;
-        }
         let bytes = match views {
             [view] => view.bytes.clone(),
             views => views.iter().map(|view| &*view.bytes).collect::<Vec<_>>().concat().into(),
@@ -173,7 +199,7 @@ impl Part {
         } else {
             Stored::Float(view.dtype, bytes.to_vec().into())
         };
-        Ok(Self { weights, input, output })
+        Self { weights, input, output }
     }
 
     fn bytes(&self) -> usize {
@@ -202,6 +228,26 @@ impl Part {
         matmul(out, x, weights, shape);
         Ok(())
     }
+}
+
+/// Rows and columns of matrices of one format, at least one, one below the other.
+fn joined_shape(views: &[TensorView]) -> Result<[usize; 2]> {
+    let view = &views[0];
+    let [_, input] = *view.shape.as_slice() else { bail!("{:?} is no matrix", view.shape) };
+    let Some(row_bytes) = view.dtype.bytes(input).filter(|bytes| *bytes > 0) else {
+        bail!("rows of {input} elements are no whole blocks of {:?}", view.dtype)
+    };
+    let mut output = 0;
+    for view in views {
+        let [rows, columns] = *view.shape.as_slice() else {
+            bail!("{:?} is no matrix", view.shape)
+        };
+        if columns != input || Some(view.bytes.len()) != row_bytes.checked_mul(rows) {
+            bail!("{:?} {:?} has {} bytes", view.dtype, view.shape, view.bytes.len())
+        }
+        output += rows;
+    }
+    Ok([output, input])
 }
 
 impl fmt::Debug for Part {

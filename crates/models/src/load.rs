@@ -5,7 +5,8 @@ use crate::dummy::Dummy;
 use crate::experts::Experts;
 use crate::mlp::{Gated, Mlp};
 use crate::{
-    Decoder, DecoderSpec, Embedding, Error, Linear, ModelFiles, RmsNorm, Rotary, TensorView, family,
+    Decoder, DecoderSpec, Embedding, Error, Linear, ModelFiles, RmsNorm, Rotary, Site, TensorView,
+    family,
 };
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -21,6 +22,15 @@ impl ModelFiles {
     /// are copied. `progress` gets the bytes of the tensors taken so far and of all; the last call
     /// has both equal.
     pub fn load(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Decoder, Error> {
+        self.load_at(&Site::Cpu, progress)
+    }
+
+    /// The same somewhere: on a GPU everything is copied into its memory.
+    pub fn load_at(
+        &self,
+        site: &Site,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Decoder, Error> {
         let (spec, total) = (self.spec()?, self.total_bytes());
         let mut done = 0;
         let mut take = |name: &str, shape: &[usize]| {
@@ -37,8 +47,8 @@ impl ModelFiles {
             progress(done.min(total), total);
             Ok(view)
         };
-        let decoder =
-            Loader { spec: &spec, file: self.config_file(), take: &mut take }.decoder()?;
+        let file = self.config_file();
+        let decoder = Loader { spec: &spec, site, file, take: &mut take }.decoder()?;
         progress(total, total);
         Ok(decoder)
     }
@@ -46,10 +56,15 @@ impl ModelFiles {
     /// Makes a decoder of random weights from the configuration alone; see `dummy` for which. The
     /// same seed gives the same weights on every machine.
     pub fn load_dummy(&self, seed: u64) -> Result<Decoder, Error> {
+        self.load_dummy_at(&Site::Cpu, seed)
+    }
+
+    /// The same somewhere.
+    pub fn load_dummy_at(&self, site: &Site, seed: u64) -> Result<Decoder, Error> {
         let spec = self.spec()?;
         let dummy = Dummy::new(seed, self.config().output.torch_dtype.as_deref());
         let mut take = |name: &str, shape: &[usize]| Ok(dummy.tensor(name, shape));
-        Loader { spec: &spec, file: self.config_file(), take: &mut take }.decoder()
+        Loader { spec: &spec, site, file: self.config_file(), take: &mut take }.decoder()
     }
 }
 
@@ -58,6 +73,7 @@ type Take<'a> = dyn FnMut(&str, &[usize]) -> Result<TensorView, Error> + 'a;
 
 struct Loader<'a> {
     spec: &'a DecoderSpec,
+    site: &'a Site,
     /// In messages.
     file: &'a str,
     take: &'a mut Take<'a>,
@@ -92,12 +108,15 @@ impl Loader<'_> {
         } else {
             (self.take)(HEAD, &[spec.vocab, spec.hidden])?
         };
+        let head = Linear::joined_at(self.site, &[head], None)?;
+        let shared = if spec.ends.tied_head { head.matrix() } else { None };
         Ok(Decoder {
             spec: spec.clone(),
-            embedding: Embedding::new(embedding)?,
+            site: self.site.clone(),
+            embedding: Embedding::new(embedding)?.at(self.site, shared)?,
             blocks,
             norm,
-            head: Linear::new(&head, None)?,
+            head,
             rotaries,
         })
     }
@@ -138,6 +157,10 @@ impl Loader<'_> {
         let Some(experts) = mlp.experts else {
             return Ok(Mlp::Dense(self.gated(&format!("{layer}.mlp"), plain)?));
         };
+        if self.site.gpu().is_some() {
+            let what = "a mixture of experts is served on the CPU only; use --device cpu";
+            return Err(Error::unsupported(self.file, "experts", what));
+        }
         let (part, names) = if experts.mixtral_names {
             ("block_sparse_moe", ["w1", "w3", "w2"])
         } else {
@@ -178,7 +201,7 @@ impl Loader<'_> {
                 biases.extend(self.vector(&format!("{place}.{name}.bias"), *rows)?);
             }
         }
-        Ok(Linear::joined(&views, bias.then_some(biases))?)
+        Ok(Linear::joined_at(self.site, &views, bias.then_some(biases))?)
     }
 
     fn norm(&mut self, name: &str, width: usize) -> Result<RmsNorm, Error> {
@@ -186,7 +209,7 @@ impl Loader<'_> {
         for weight in &mut weight {
             *weight += self.spec.norm.offset;
         }
-        Ok(RmsNorm::new(weight, self.spec.norm.eps)?)
+        Ok(RmsNorm::new(weight, self.spec.norm.eps)?.at(self.site)?)
     }
 
     fn norms(

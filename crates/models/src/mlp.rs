@@ -51,9 +51,13 @@ impl Gated {
     }
 
     fn forward(&self, views: &Views) -> Result<()> {
-        self.gate_up.forward(&views.gate_up, &views.normed)?;
-        views.gated.inplace_op2(&views.gate_up, &Gate(self.activation))?;
-        self.down.forward(&views.delta, &views.gated)
+        let gpu = views.gpu.as_deref();
+        self.gate_up.apply(&views.gate_up, &views.normed, gpu)?;
+        match gpu {
+            None => views.gated.inplace_op2(&views.gate_up, &Gate(self.activation))?,
+            Some(step) => step.gate(views, self.activation)?,
+        }
+        self.down.apply(&views.delta, &views.gated, gpu)
     }
 
     /// The same on slices, with buffers of its own. x: `[tokens, hidden]`; returns the same shape.

@@ -1,9 +1,13 @@
 //! `RmsNorm`: rows divided by their root mean square, in one pass with what is added before.
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use kvant_kernels::device::GpuBuffer;
 use rayon::prelude::*;
 
+use crate::Site;
 use crate::floats::{floats, floats_mut};
+use crate::gpu::Added;
+use crate::workspace::Views;
 
 /// Numbers that one thread takes: waking another for fewer costs more than it gives.
 pub(crate) const ALONE: usize = 16 * 1024;
@@ -15,6 +19,8 @@ const LANES: usize = 16;
 pub struct RmsNorm {
     weight: Vec<f32>,
     eps: f32,
+    /// The weight on a GPU.
+    on_gpu: Option<GpuBuffer>,
 }
 
 impl RmsNorm {
@@ -23,22 +29,47 @@ impl RmsNorm {
         if weight.is_empty() {
             bail!("a norm of no width")
         }
-        Ok(Self { weight, eps: eps as f32 })
+        Ok(Self { weight, eps: eps as f32, on_gpu: None })
+    }
+
+    /// With its weight where a decoder lives.
+    pub(crate) fn at(mut self, site: &Site) -> Result<Self> {
+        self.on_gpu = site.floats(&self.weight)?;
+        Ok(self)
+    }
+
+    /// The weight on the GPU, and what is added to the mean square.
+    pub(crate) fn on_gpu(&self) -> Result<(&GpuBuffer, f32)> {
+        match &self.on_gpu {
+            Some(weight) => Ok((weight, self.eps)),
+            None => bail!("a norm of {} numbers is not on the GPU", self.weight.len()),
+        }
+    }
+
+    /// The normed copy of the stream.
+    pub(crate) fn norm(&self, views: &Views) -> Result<()> {
+        match &views.gpu {
+            None => self.norm_stream(&views.stream),
+            Some(step) => step.norm(views, self, Added::Nothing),
+        }
+    }
+
+    /// Adds delta, or its `post` norm, to the stream; then the normed copy of that.
+    pub(crate) fn add(&self, views: &Views, post: Option<&RmsNorm>) -> Result<()> {
+        match &views.gpu {
+            None => self.add_and_norm(&views.stream, &views.delta, post),
+            Some(step) => step.norm(views, self, post.map_or(Added::Delta, Added::Normed)),
+        }
     }
 
     /// stream: `[2, tokens, width]`; the second half becomes the norm of the first.
-    pub(crate) fn norm_stream(&self, stream: &Tensor) -> Result<()> {
+    fn norm_stream(&self, stream: &Tensor) -> Result<()> {
         stream.inplace_op1(&Norm(self))
     }
 
     /// stream: `[2, tokens, width]`, delta: `[tokens, width]`. The first half becomes its sum with
     /// delta (or with the `post` norm of delta), the second half the norm of that.
-    pub(crate) fn add_and_norm(
-        &self,
-        stream: &Tensor,
-        delta: &Tensor,
-        post: Option<&RmsNorm>,
-    ) -> Result<()> {
+    fn add_and_norm(&self, stream: &Tensor, delta: &Tensor, post: Option<&RmsNorm>) -> Result<()> {
         stream.inplace_op2(delta, &AddAndNorm { norm: self, post })
     }
 

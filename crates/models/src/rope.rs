@@ -77,6 +77,19 @@ impl Rotary {
         out.inplace_op1(&Turns { rotary: self, positions })
     }
 
+    /// The table of a GPU, in bytes: rows of cosines, then sines, of the positions 0 to `fine`, and
+    /// of `rows` multiples of it.
+    pub(crate) fn table(&self, fine: usize, rows: usize) -> Vec<u8> {
+        let fine_rows = (0..fine).map(|position| (position, self.magnitude));
+        let positions = fine_rows.chain((0..rows).map(|row| (row * fine, 1.0)));
+        let turns = positions.flat_map(|(position, magnitude)| {
+            let angles = self.frequencies.iter().map(move |f| position as f64 * f);
+            let cosines = angles.clone().map(f64::cos);
+            cosines.chain(angles.map(f64::sin)).map(move |turn| (turn * magnitude) as f32)
+        });
+        turns.flat_map(f32::to_ne_bytes).collect()
+    }
+
     /// Turns a head by its token's angles, `[rotated]`.
     pub(crate) fn turn(head: &mut [f32], angles: &[f32]) {
         let half = angles.len() / 2;

@@ -3,14 +3,20 @@
 //! Buffers grow to the largest step seen. They are tensors, narrowed to the tokens of a step, so
 //! that operations on every device write into the same memory step after step.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{DecoderSpec, Heads, Rotary};
+use crate::gpu::{GpuStep, StepRoom};
+use crate::{DecoderSpec, Heads, Rotary, Site};
 
 /// Buffers of one decoder's steps; whoever calls `Decoder::forward` owns them.
 #[derive(Debug)]
 pub struct Workspace {
     widths: Widths,
+    site: Site,
+    /// Of a GPU's tables.
+    rotaries: Vec<Rotary>,
     /// Buffers with room for so many tokens, and their views of the last step.
     step: Option<(usize, Buffers, Views)>,
     /// The same for rows of logits.
@@ -24,6 +30,7 @@ struct Widths {
     heads: Heads,
     intermediate: usize,
     vocab: usize,
+    context: usize,
     /// Turned elements of a head, of each rotary embedding.
     rotated: Vec<usize>,
 }
@@ -41,6 +48,7 @@ struct Buffers {
     inner: Tensor,
     delta: Tensor,
     angles: Vec<Tensor>,
+    gpu: Option<Arc<GpuStep>>,
 }
 
 /// The activations of a step.
@@ -76,19 +84,22 @@ pub(crate) struct Views {
     pub(crate) delta: Tensor,
     /// `[tokens, rotated]` of each rotary embedding: cosines, then sines.
     pub(crate) angles: Vec<Tensor>,
+    /// What is on a GPU beside them, if they are.
+    pub(crate) gpu: Option<Arc<GpuStep>>,
 }
 
 impl Workspace {
     /// Empty; buffers come with the first step.
-    pub(crate) fn new(spec: &DecoderSpec, rotaries: &[Rotary]) -> Self {
+    pub(crate) fn new(spec: &DecoderSpec, rotaries: &[Rotary], site: &Site) -> Self {
         let widths = Widths {
             hidden: spec.hidden,
             heads: spec.heads,
             intermediate: spec.intermediate,
             vocab: spec.vocab,
+            context: spec.context,
             rotated: rotaries.iter().map(Rotary::rotated).collect(),
         };
-        Self { widths, step: None, head: None }
+        Self { widths, site: site.clone(), rotaries: rotaries.to_vec(), step: None, head: None }
     }
 
     /// Activations of a step of so many tokens, with the numbers of an earlier one.
@@ -102,7 +113,7 @@ impl Workspace {
             // Freed before larger ones are made.
             before => {
                 drop(before);
-                let buffers = Buffers::new(&self.widths, tokens)?;
+                let buffers = Buffers::new(&self.widths, tokens, (&self.site, &self.rotaries))?;
                 let views = Views::new(&self.widths, &buffers, tokens)?;
                 (tokens, buffers, views)
             }
@@ -116,8 +127,14 @@ impl Workspace {
         self.step.as_ref().map(|(_, _, views)| &views.normed)
     }
 
+    /// What is on a GPU beside the activations of the last step.
+    pub(crate) fn gpu(&self) -> Option<Arc<GpuStep>> {
+        self.step.as_ref().and_then(|(_, _, views)| views.gpu.clone())
+    }
+
     /// `[rows, hidden]` for some rows of hidden states, and `[rows, vocab]` for their logits.
     pub(crate) fn head(&mut self, rows: usize) -> Result<&[Tensor; 2]> {
+        let zeros = |length| zeros(length, self.site.device());
         let widths = [self.widths.hidden, self.widths.vocab];
         let (room, buffers, views) = match self.head.take() {
             Some((room, buffers, views)) if rows <= room => (room, buffers, views),
@@ -145,9 +162,14 @@ impl Widths {
 }
 
 impl Buffers {
-    fn new(widths: &Widths, room: usize) -> Result<Self> {
-        let Widths { hidden, heads, intermediate, .. } = *widths;
-        let angles = widths.rotated.iter().map(|rotated| zeros(room * rotated));
+    fn new(widths: &Widths, room: usize, (site, rotaries): (&Site, &[Rotary])) -> Result<Self> {
+        let Widths { hidden, heads, intermediate, context, .. } = *widths;
+        let zeros = |length| zeros(length, site.device());
+        let input = hidden.max(heads.q * heads.dim).max(intermediate);
+        let sizes = StepRoom { tokens: room, input, context };
+        let gpu = site.gpu().map(|gpu| GpuStep::new(gpu, sizes, rotaries).map(Arc::new));
+        // A GPU has no memory of no bytes.
+        let angles = widths.rotated.iter().map(|rotated| zeros((room * rotated).max(1)));
         Ok(Self {
             stream: zeros(room * 2 * hidden)?,
             wide: zeros(room * widths.qkv().max(2 * intermediate))?,
@@ -155,6 +177,7 @@ impl Buffers {
             inner: zeros(room * (heads.q * heads.dim).max(intermediate))?,
             delta: zeros(room * hidden)?,
             angles: angles.collect::<Result<_>>()?,
+            gpu: gpu.transpose()?,
         })
     }
 }
@@ -186,12 +209,13 @@ impl Views {
             gated: first(&buffers.inner, &[tokens, intermediate])?,
             delta: first(&buffers.delta, &[tokens, hidden])?,
             angles: angles.collect::<Result<_>>()?,
+            gpu: buffers.gpu.clone(),
         })
     }
 }
 
-fn zeros(length: usize) -> Result<Tensor> {
-    Tensor::zeros(length, DType::F32, &Device::Cpu)
+fn zeros(length: usize, device: &Device) -> Result<Tensor> {
+    Tensor::zeros(length, DType::F32, device)
 }
 
 /// The first numbers of a flat buffer, as a tensor of that shape in the same memory.

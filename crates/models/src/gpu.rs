@@ -1,0 +1,259 @@
+//! `GpuStep`: the operations of a step on a GPU, each a launch of a kernel on the memory of the
+//! workspace's tensors. What changes from step to step, ids, positions and rows, lies in device
+//! memory and goes up once a step.
+
+use candle_core::{Error, Result, Tensor, bail};
+use kvant_kernels::device::{
+    Activations, AnglesParams, Arg, CastParams, GateParams, Gpu, GpuBuffer, GpuError, Kernel,
+    LookupParams, NormParams, Params, PickParams, Place, SoftCapParams, SplitParams,
+};
+
+use crate::split::Split;
+use crate::workspace::Views;
+use crate::{Activation, Embedding, RmsNorm, Rotary};
+
+/// An argument, or why there is none.
+pub(crate) type Put<'a> = std::result::Result<Arg<'a>, GpuError>;
+
+/// Numbers that a group of most kernels takes.
+const GROUP_NUMBERS: usize = 512;
+/// Positions of a rotary table's finer part.
+const FINE: usize = 256;
+/// Positions that there are tables for at least, whatever the model's context.
+const POSITIONS: usize = 1 << 18;
+
+/// What a step on a GPU has beside its activations.
+#[derive(Debug)]
+pub(crate) struct GpuStep {
+    gpu: Gpu,
+    /// Tokens that there is room for.
+    room: usize,
+    /// Ids of the step's tokens, then their positions; from `2 * room` on rows of logits.
+    words: GpuBuffer,
+    /// The input of a product in the weights' numbers.
+    narrow: GpuBuffer,
+    tables: Vec<GpuBuffer>,
+    /// Positions of the tables.
+    positions: usize,
+}
+
+/// What is added to the residual stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Added<'a> {
+    Nothing,
+    Delta,
+    /// The norm of delta.
+    Normed(&'a RmsNorm),
+}
+
+/// Sizes of a [`GpuStep`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepRoom {
+    pub(crate) tokens: usize,
+    /// The longest input of a product.
+    pub(crate) input: usize,
+    /// The model's.
+    pub(crate) context: usize,
+}
+
+impl GpuStep {
+    pub(crate) fn new(gpu: &Gpu, room: StepRoom, rotaries: &[Rotary]) -> Result<Self> {
+        let alloc = |bytes| gpu.alloc(bytes).map_err(Error::wrap);
+        let positions = room.context.max(POSITIONS).next_multiple_of(FINE);
+        let table = |rotary: &Rotary| {
+            let bytes = rotary.table(FINE, positions / FINE);
+            crate::site::upload(gpu, &[&bytes])
+        };
+        Ok(Self {
+            gpu: gpu.clone(),
+            room: room.tokens,
+            words: alloc(3 * 4 * room.tokens)?,
+            narrow: alloc(2 * room.tokens * room.input)?,
+            tables: rotaries.iter().map(table).collect::<Result<_>>()?,
+            positions,
+        })
+    }
+
+    /// The device.
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Ids and positions of the step, in one write.
+    pub(crate) fn begin(&self, ids: &[u32], positions: &[u32], vocab: usize) -> Result<()> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+            bail!("token {id} is not in the vocabulary of {vocab}")
+        }
+        let known = self.positions;
+        if let Some(position) = positions.iter().find(|at| **at as usize >= known) {
+            bail!("position {position} is beyond the {known} that the GPU has angles for")
+        }
+        self.put(0, &[ids, positions].concat())
+    }
+
+    fn put(&self, at: usize, words: &[u32]) -> Result<()> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        self.gpu.write(&self.words, 4 * at, &bytes).map_err(Error::wrap)
+    }
+
+    /// Angles of the step's positions by the table of a rotary embedding, `[tokens, rotated]`.
+    pub(crate) fn angles(&self, rotary: usize, out: &Tensor) -> Result<()> {
+        let (tokens, rotated) = out.dims2()?;
+        let pairs = rotated / 2;
+        let rows = (self.positions / FINE) as u32;
+        self.launch(
+            (Kernel::Angles, [pairs.div_ceil(128), tokens, 1]),
+            [kept(&self.words, 4 * tokens), kept(&self.tables[rotary], 0), written(out)],
+            &AnglesParams { pairs: pairs as u32, rows },
+        )
+    }
+
+    /// Rows of the embedding by the step's ids.
+    pub(crate) fn lookup(&self, out: &Tensor, embedding: &Embedding, scale: f32) -> Result<()> {
+        let (tokens, hidden) = out.dims2()?;
+        let Some((table, numbers)) = embedding.table() else { bail!("no embedding on the GPU") };
+        let vocab = embedding.vocab() as u32;
+        let numbers = numbers as u32;
+        self.launch(
+            (Kernel::Lookup, [hidden.div_ceil(GROUP_NUMBERS), tokens, 1]),
+            [kept(&self.words, 0), kept(table, 0), written(out)],
+            &LookupParams { hidden: hidden as u32, vocab, numbers, scale },
+        )
+    }
+
+    /// The norm of the stream, with what is added to it before.
+    pub(crate) fn norm(&self, views: &Views, norm: &RmsNorm, added: Added<'_>) -> Result<()> {
+        let (tokens, width) = views.residual.dims2()?;
+        let (weight, eps) = norm.on_gpu()?;
+        let (add, (post, post_eps)) = match added {
+            Added::Nothing => (0, (weight, eps)),
+            Added::Delta => (1, (weight, eps)),
+            Added::Normed(post) => (2, post.on_gpu()?),
+        };
+        self.launch(
+            (Kernel::Norm, [tokens, 1, 1]),
+            [
+                written(&views.residual),
+                written(&views.normed),
+                read(&views.delta),
+                kept(post, 0),
+                kept(weight, 0),
+            ],
+            &NormParams { width: width as u32, add, eps, post_eps },
+        )
+    }
+
+    /// q, k and v apart.
+    pub(crate) fn split(&self, views: &Views, split: &Split<'_>, angles: &Tensor) -> Result<()> {
+        let heads = split.heads;
+        let tokens = views.tokens;
+        let [q, k] = match split.norms {
+            Some([q, k]) => [Some(q.on_gpu()?), Some(k.on_gpu()?)],
+            None => [None, None],
+        };
+        let weight = |norm: Option<(_, f32)>| match norm {
+            Some((weight, _)) => kept(weight, 0),
+            None => read(&views.qkv),
+        };
+        let eps = |norm: Option<(_, f32)>| norm.map_or(0.0, |(_, eps)| eps);
+        let rotated = split.rotary.rotated();
+        // A layer without positions has no angles, and reads none.
+        let angles = if rotated == 0 { read(&views.qkv) } else { read(angles) };
+        let all = heads.q + 2 * heads.kv;
+        self.launch(
+            (Kernel::Split, [all.div_ceil(4), tokens, 1]),
+            [read(&views.qkv), angles, weight(q), weight(k), written(&views.heads)],
+            &SplitParams {
+                q_heads: heads.q as u32,
+                kv_heads: heads.kv as u32,
+                dim: heads.dim as u32,
+                rotated: rotated as u32,
+                tokens: tokens as u32,
+                norms: u32::from(split.norms.is_some()),
+                q_eps: eps(q),
+                k_eps: eps(k),
+            },
+        )
+    }
+
+    /// The gated product of gate and up.
+    pub(crate) fn gate(&self, views: &Views, activation: Activation) -> Result<()> {
+        let (tokens, width) = views.gated.dims2()?;
+        let activation = match activation {
+            Activation::Silu => 0,
+            Activation::GeluTanh => 1,
+        };
+        self.launch(
+            (Kernel::Gate, [width.div_ceil(256), tokens, 1]),
+            [read(&views.gate_up), written(&views.gated)],
+            &GateParams { width: width as u32, activation },
+        )
+    }
+
+    /// Some rows of a matrix, in the order asked for.
+    pub(crate) fn pick(&self, out: &Tensor, x: &Tensor, rows: &[u32]) -> Result<()> {
+        let (tokens, width) = x.dims2()?;
+        if let Some(row) = rows.iter().find(|row| **row as usize >= tokens) {
+            bail!("row {row} of a step of {tokens} tokens")
+        }
+        if rows.len() > self.room {
+            bail!("{} rows of logits after a step of {} tokens", rows.len(), self.room)
+        }
+        self.put(2 * self.room, rows)?;
+        self.launch(
+            (Kernel::Pick, [width.div_ceil(GROUP_NUMBERS), rows.len(), 1]),
+            [kept(&self.words, 8 * self.room), read(x), written(out)],
+            &PickParams { width: width as u32, tokens: tokens as u32 },
+        )
+    }
+
+    /// `cap · tanh(x / cap)`
+    pub(crate) fn soft_cap(&self, x: &Tensor, cap: f32) -> Result<()> {
+        let count = x.elem_count();
+        self.launch(
+            (Kernel::SoftCap, [count.div_ceil(GROUP_NUMBERS), 1, 1]),
+            [written(x)],
+            &SoftCapParams { count: count as u32, cap },
+        )
+    }
+
+    /// x in 16-bit numbers, until the next call.
+    pub(crate) fn narrow(&self, x: &Tensor, numbers: Activations) -> Result<Place<'_>> {
+        let count = x.elem_count();
+        let out = Place::buffer(&self.narrow, 0).map_err(Error::wrap)?;
+        out.holds("activations", 2 * count).map_err(Error::wrap)?;
+        self.launch(
+            (Kernel::Cast, [count.div_ceil(GROUP_NUMBERS), 1, 1]),
+            [read(x), Ok(Arg::Out(out.clone()))],
+            &CastParams { count: count as u32, numbers: numbers as u32 },
+        )?;
+        Ok(out)
+    }
+
+    /// Puts a kernel of the model into the queue.
+    pub(crate) fn launch<const N: usize>(
+        &self,
+        (kernel, grid): (Kernel, [usize; 3]),
+        args: [Put<'_>; N],
+        params: &impl Params,
+    ) -> Result<()> {
+        let args =
+            args.into_iter().collect::<std::result::Result<Vec<_>, _>>().map_err(Error::wrap)?;
+        self.gpu.launch((self.gpu.ops(), kernel), grid, &args, params).map_err(Error::wrap)
+    }
+}
+
+/// A tensor that a kernel reads.
+pub(crate) fn read(tensor: &Tensor) -> Put<'_> {
+    Arg::read(tensor)
+}
+
+/// A tensor that a kernel writes.
+pub(crate) fn written(tensor: &Tensor) -> Put<'_> {
+    Arg::written(tensor)
+}
+
+/// A buffer that a kernel reads, from a byte on.
+pub(crate) fn kept(buffer: &GpuBuffer, at: usize) -> Put<'_> {
+    Place::buffer(buffer, at).map(Arg::In)
+}
