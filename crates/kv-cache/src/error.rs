@@ -1,6 +1,8 @@
 //! What can be refused. What can only be our own error (a page released twice, slices of wrong
 //! length) is asserted.
 
+use kvant_kernels::device::{GpuError, Unsupported};
+
 /// A refusal; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -71,6 +73,12 @@ pub enum Error {
         /// Tokens wanted.
         wanted: usize,
     },
+    /// A call of the GPU.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A layer that has no kernels.
+    #[error(transparent)]
+    NoKernels(#[from] Unsupported),
     /// Bytes that no export wrote, or not all of them.
     #[error("{bytes} bytes are no exported sequence, or a part of one; compute it again")]
     Damaged {

@@ -5,10 +5,12 @@
 //! pages and numbers; never a model, prompt text or the order of work.
 
 mod dense;
+mod device;
 mod eligibility;
 mod error;
 mod format;
 mod layout;
+mod loans;
 mod packed;
 mod pages;
 mod reference;
@@ -17,6 +19,7 @@ mod snapshot;
 mod staging;
 mod store;
 
+pub use device::{Chunk, DeviceAttention, DeviceRoom, DeviceStore};
 pub use eligibility::{
     LayerTraits, Preset, Reason, Wish, WishError, average_bits, bits, decide, layer_presets,
     scale_rule,

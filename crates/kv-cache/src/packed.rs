@@ -35,20 +35,26 @@ pub(crate) struct PackedSpec {
     pub(crate) seed: u64,
 }
 
+impl PackedSpec {
+    /// The rotations of keys and of values.
+    pub(crate) fn rotations(&self) -> [Rotation; 2] {
+        let PackedSpec { layer, seed, .. } = *self;
+        [Side::Keys, Side::Values]
+            .map(|side| Rotation::new(self.shape.dim, Key { layer: layer as u32, side, seed }))
+    }
+}
+
 impl PackedPages {
     pub(crate) fn new(spec: PackedSpec, pages: usize, tails: usize) -> Self {
-        let PackedSpec { layer, shape, widths, rules, seed } = spec;
-        let codec = |side, width, rule| {
-            let key = Key { layer: layer as u32, side, seed };
-            Codec::new(Rotation::new(shape.dim, key), width, rule)
-        };
+        let PackedSpec { shape, widths, rules, .. } = spec;
+        let [keys, values] = spec.rotations();
         let layout = PageLayout::new(shape.dim, widths);
         Self {
             shape,
             tiles: vec![0; pages * shape.kv_heads * layout.tile_bytes()],
             layout,
-            keys: codec(Side::Keys, widths.keys, rules[0]),
-            values: codec(Side::Values, widths.values, rules[1]),
+            keys: Codec::new(keys, widths.keys, rules[0]),
+            values: Codec::new(values, widths.values, rules[1]),
             tails: DensePages::new(shape, tails),
         }
     }

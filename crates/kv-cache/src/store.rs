@@ -1,5 +1,6 @@
 //! `PageStore`: the memory of all pages of all layers, and the only way from staging into pages.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use kvant_kernels::PAGE_TOKENS;
@@ -26,6 +27,25 @@ pub struct Row<'a> {
     pub tokens: usize,
 }
 
+impl Row<'_> {
+    /// Index of the page that the tokens go to, and their slots in it.
+    ///
+    /// # Panics
+    /// If the page does not exist or the tokens are of several: errors of ours.
+    pub(crate) fn slots(&self) -> (usize, Range<usize>) {
+        let (index, first) = (self.position / PAGE_TOKENS, self.position % PAGE_TOKENS);
+        assert!(first + self.tokens <= PAGE_TOKENS, "the tokens of a row are of one page");
+        assert!(index < self.pages.len(), "{} pages end before a row", self.pages.len());
+        (index, first..first + self.tokens)
+    }
+
+    /// Where a full tail goes, if these tokens are the first behind it.
+    pub(crate) fn sealed(&self) -> Option<PageId> {
+        let (index, slots) = self.slots();
+        (slots.start == 0 && index > 0).then(|| self.pages[index - 1])
+    }
+}
+
 /// A part of a prompt that has come to staging.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
@@ -35,6 +55,19 @@ pub struct Span {
     pub end: usize,
     /// Tokens of the whole prompt.
     pub total: usize,
+}
+
+impl Span {
+    /// Pages whose last token is in it, but for the prompt's last page.
+    pub(crate) fn full(&self) -> Range<usize> {
+        let first = self.start / PAGE_TOKENS;
+        first..self.last_page().min(self.end / PAGE_TOKENS).max(first)
+    }
+
+    /// The page of the prompt's last token.
+    pub(crate) fn last_page(&self) -> usize {
+        (self.total - 1) / PAGE_TOKENS
+    }
 }
 
 /// Keys and values of a layer, for attention.
@@ -144,11 +177,7 @@ impl PageStore {
         assert_eq!(v.len(), k.len(), "v must have the shape of k");
         let mut tokens = k.chunks_exact(len).zip(v.chunks_exact(len));
         for row in rows {
-            let index = row.position / PAGE_TOKENS;
-            let first = row.position % PAGE_TOKENS;
-            assert!(first + row.tokens <= PAGE_TOKENS, "the tokens of a row are of one page");
-            assert!(index < row.pages.len(), "{} pages end before a row", row.pages.len());
-            let slots = first..first + row.tokens;
+            let (index, slots) = row.slots();
             match &mut self.layers[layer] {
                 LayerPages::Dense(pages) => {
                     for (slot, (k, v)) in slots.zip(&mut tokens) {
@@ -156,8 +185,7 @@ impl PageStore {
                     }
                 }
                 LayerPages::Packed(pages) => {
-                    if first == 0 && index > 0 {
-                        let page = row.pages[index - 1];
+                    if let Some(page) = row.sealed() {
                         self.conversions.count(|| pages.seal(page, row.tail));
                     }
                     for (slot, (k, v)) in slots.zip(&mut tokens) {
@@ -190,18 +218,16 @@ impl PageStore {
         span: Span,
         row: Row<'_>,
     ) -> Result<(), Error> {
-        let Span { start, end, total } = span;
+        let Span { end, total, .. } = span;
         assert!(row.pages.len() >= pages_for(total), "pages for a prompt of {total} tokens");
         let staged = staging.length(layer, key)?;
         if staged < end {
             return Err(Error::Incomplete { key, layer, length: staged, wanted: end });
         }
         let (source, tiles) = staging.layer(layer, key)?;
-        let last = (total - 1) / PAGE_TOKENS;
-        let first = start / PAGE_TOKENS;
-        let full = first..last.min(end / PAGE_TOKENS).max(first);
+        let last = span.last_page();
         let tile = |index: usize| tiles[index % tiles.len()];
-        for index in full {
+        for index in span.full() {
             let page = row.pages[index];
             match &mut self.layers[layer] {
                 LayerPages::Dense(pages) => pages.copy_from(page, source, tile(index)),

@@ -1,0 +1,97 @@
+//! Lists by hand: where tokens go, what is packed, what is read.
+
+use kvant_kernels::device::PartParams;
+
+use super::*;
+
+const MACHINE: Machine =
+    Machine { groups: (132, 4), kv_heads: 2, group: 1, dim: 64, queries: 1, room: 16 };
+
+fn entries(lists: &Lists, list: List, width: usize) -> Vec<&[u32]> {
+    lists.words[list.at..][..list.count * width].chunks(width).collect()
+}
+
+#[test]
+fn tokens_go_where_the_cpu_writes_them() {
+    let mut loans = Loans::new(1, 4);
+    loans.open(9, 150).unwrap();
+    // A prompt of three pages whose second chunk ends it, beside two rows; the second begins a
+    // page.
+    let rows = [
+        Row { pages: &[7], tail: 1, position: 5, tokens: 2 },
+        Row { pages: &[3, 8], tail: 0, position: 64, tokens: 1 },
+    ];
+    let chunk = |start, end| Chunk {
+        key: 9,
+        span: Span { start, end, total: 150 },
+        pages: &[4, 5, 6],
+        tail: 2,
+        recent: None,
+    };
+    let first = Lists::new((&[], &[chunk(0, 130)]), &mut loans, true, MACHINE).unwrap();
+    assert_eq!(entries(&first, first.converts, 2), [[0, 4], [1, 5]]);
+    assert_eq!(entries(&first, first.to_tails, 1)[127..129], [[NOWHERE], [128]]);
+    let lists = Lists::new((&rows, &[chunk(130, 150)]), &mut loans, true, MACHINE).unwrap();
+    assert_eq!((lists.tokens, lists.decoded), (23, 3));
+    let place = |page: u32, slot: u32| page * 64 + slot;
+    let places = entries(&lists, lists.to_pages, 1).concat();
+    assert_eq!(places[..4], [place(7, 5), place(7, 6), place(8, 0), place(6, 2)]);
+    let places = entries(&lists, lists.to_tails, 1).concat();
+    assert_eq!(places[..4], [place(1, 5), place(1, 6), place(0, 0), place(2, 2)]);
+    let places = entries(&lists, lists.to_staging, 1).concat();
+    assert_eq!(places[..4], [NOWHERE, NOWHERE, NOWHERE, place(2, 2)]);
+    assert_eq!(entries(&lists, lists.seals, 2), [[0, 3]]);
+    assert_eq!(lists.converts.count, 0, "the last page is in the tail");
+    assert_eq!(lists.dense_chunks.longest, 20);
+    let at = entries(&lists, lists.staged_chunks.rows, 4)[0];
+    assert_eq!(at[..3], [3, 20, 130]);
+    assert_eq!(entries(&lists, lists.pages, 1)[at[3] as usize..][..3].concat(), [0, 1, 2]);
+}
+
+#[test]
+fn where_nothing_is_packed_there_are_no_lists_for_it() {
+    let row = Row { pages: &[0, 1], tail: 0, position: 64, tokens: 1 };
+    let lists = Lists::new((&[row], &[]), &mut Loans::new(1, 1), false, MACHINE).unwrap();
+    assert_eq!((lists.seals.count, lists.to_tails.count, lists.decode.parts.count), (0, 0, 0));
+    assert_eq!((lists.to_pages.count, lists.dense_decode.rows.count), (1, 1));
+}
+
+#[test]
+fn rows_are_cut_into_parts() {
+    let pages: Vec<u32> = (0..10).collect();
+    let row = |position, tokens| Row { pages: &pages, tail: 0, position, tokens };
+    let rows = [row(600, 1), row(3, 1), row(0, 16), row(639, 1)];
+    let lists = Lists::new((&rows, &[]), &mut Loans::new(1, 1), true, MACHINE).unwrap();
+    let PackedRows { parts, longest } = lists.decode;
+    // 9 packed pages in parts of 4; one part where nothing is packed.
+    assert_eq!((parts.count, longest), (3 + 1 + 1 + 3, 16));
+    assert_eq!(lists.dense_decode.parts, 1, "19 tokens in the room of 16");
+}
+
+#[test]
+fn a_prompt_longer_than_staging_reads_its_oldest_pages_packed() {
+    let mut loans = Loans::new(1, 2);
+    loans.open(1, 200).unwrap();
+    let pages = [10, 11, 12, 13];
+    let chunk = |start, end| Chunk {
+        key: 1,
+        span: Span { start, end, total: 200 },
+        pages: &pages,
+        tail: 0,
+        recent: Some(2),
+    };
+    for (start, end) in [(0, 64), (64, 128)] {
+        Lists::new((&[], &[chunk(start, end)]), &mut loans, true, MACHINE).unwrap();
+    }
+    let lists = Lists::new((&[], &[chunk(128, 140)]), &mut loans, true, MACHINE).unwrap();
+    assert_eq!(lists.staged_chunks.rows.count, 0);
+    let part = entries(&lists, lists.early.parts, size_of::<PartParams>() / 4)[0].to_vec();
+    let of = |name: &str| {
+        let field = PartParams::FIELDS.iter().find(|field| field.0 == name);
+        part[field.unwrap().1 / 4] as usize
+    };
+    assert_eq!((of("tokens"), of("position"), of("packed")), (12, 128, 1));
+    let list = entries(&lists, lists.pages, 1).concat();
+    assert_eq!(list[of("pages_at")], 10, "the oldest page");
+    assert_eq!(list[of("tail_at")..][..2], [1, 0], "tiles of pages 1 and 2 in the ring");
+}

@@ -1,0 +1,325 @@
+//! `DeviceStore`: the memory of all pages, tails and staging of all layers on a GPU.
+
+use std::sync::Arc;
+
+use kvant_kernels::device::{Activations, Gpu, GpuProgram, Place, Spec};
+use kvant_turboquant::{Width, Widths};
+
+use super::lists::{Chunk, List, Lists, Machine};
+use super::packed::{GpuPacked, Room, queries};
+use super::pages::{GpuPages, NewTokens};
+use super::scratch::Scratch;
+use crate::error::Error;
+use crate::format::{CacheShape, Format, LayerShape, pages_for};
+use crate::loans::Loans;
+use crate::packed::PackedSpec;
+use crate::pages::PageId;
+use crate::signature::Signature;
+use crate::store::{Conversions, Row, Span};
+
+/// Multiprocessors of a large GPU, and groups of attention over packed pages that each takes.
+const GROUPS: (usize, usize) = (132, 4);
+/// Parts times query tokens of a launch that there is room for.
+pub(super) const PART_TOKENS: usize = 4096;
+
+/// How much a store holds.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceRoom {
+    /// Pages.
+    pub pages: usize,
+    /// Sequences at the same time.
+    pub tails: usize,
+    /// Prompt tokens in staging.
+    pub staging_tokens: usize,
+    /// Query heads of a layer.
+    pub q_heads: usize,
+}
+
+/// Options of a layer's attention.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceAttention {
+    /// Query heads.
+    pub q_heads: usize,
+    /// Factor of q·k.
+    pub scale: f32,
+    /// A token sees this many tokens including itself.
+    pub window: Option<usize>,
+    /// Scores become cap · tanh(score / cap).
+    pub soft_cap: Option<f32>,
+}
+
+/// What a layer's rows ask: queries and results, `[tokens, q_heads, dim]` of all the step's tokens,
+/// and the list of pages that rows point into.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) q: &'a Place<'a>,
+    pub(super) out: &'a Place<'a>,
+    pub(super) pages: List,
+    pub(super) attention: &'a DeviceAttention,
+}
+
+/// Keys and values of every page, tail and staged prompt, on a GPU. Which page is whose is counted
+/// elsewhere, in a `PagePool` of as many pages.
+#[derive(Debug)]
+pub struct DeviceStore {
+    gpu: Gpu,
+    layers: Vec<Layer>,
+    loans: Loans,
+    lists: Lists,
+    scratch: Scratch,
+    machine: Machine,
+    signature: Signature,
+    pages: usize,
+    conversions: Conversions,
+}
+
+/// Memory of one layer, by format.
+#[derive(Debug)]
+enum Layer {
+    Dense(GpuPages, Arc<GpuProgram>),
+    Packed(Box<GpuPacked>),
+}
+
+impl DeviceStore {
+    /// Memory for so many pages, tails and tiles, all of it taken at once. Rotations are drawn from
+    /// `seed`.
+    pub fn new(gpu: &Gpu, shape: &CacheShape, room: DeviceRoom, seed: u64) -> Result<Self, Error> {
+        let DeviceRoom { pages, tails, staging_tokens, q_heads } = room;
+        let tiles = pages_for(staging_tokens);
+        let mut layers = Vec::new();
+        for (index, layer) in shape.layers.iter().enumerate() {
+            layers.push(match layer.format {
+                Format::Dense => Layer::Dense(
+                    GpuPages::new(gpu, layer.shape, pages)?,
+                    dense_program(gpu, shape, layer.shape, q_heads)?,
+                ),
+                Format::TurboQuant(widths) => {
+                    let rules = shape.rules(widths);
+                    let spec = PackedSpec { layer: index, shape: layer.shape, widths, rules, seed };
+                    let room = Room { pages, tails, tiles };
+                    Layer::Packed(Box::new(GpuPacked::new(gpu, spec, room, q_heads)?))
+                }
+            });
+        }
+        let machine = machine(shape, q_heads);
+        Ok(Self {
+            gpu: gpu.clone(),
+            layers,
+            loans: Loans::new(1, tiles),
+            lists: Lists::default(),
+            scratch: Scratch::new(gpu, shape, q_heads)?,
+            machine,
+            signature: Signature::new(shape, seed),
+            pages,
+            conversions: Conversions::default(),
+        })
+    }
+
+    /// Bytes beside pages, tails and staging that a store takes for attention.
+    pub fn scratch_bytes(shape: &CacheShape, q_heads: usize) -> u64 {
+        Scratch::planned_bytes(shape, q_heads)
+    }
+
+    /// What makes pages readable by another store.
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// Number of pages.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Bytes of everything, as it was allocated.
+    pub fn bytes(&self) -> u64 {
+        let bytes = self.layers.iter().map(|layer| match layer {
+            Layer::Dense(pages, _) => pages.bytes(),
+            Layer::Packed(pages) => pages.bytes(),
+        });
+        bytes.sum::<u64>() + self.scratch.bytes()
+    }
+
+    /// What was packed since the store was made. The queue does not say how long it took.
+    pub fn conversions(&self) -> Conversions {
+        self.conversions
+    }
+
+    /// Reserves staging for a prompt of `tokens` tokens.
+    pub fn open(&mut self, key: u64, tokens: usize) -> Result<(), Error> {
+        self.loans.open(key, tokens)
+    }
+
+    /// Gives a prompt's staging back; false if it was not open.
+    pub fn close(&mut self, key: u64) -> bool {
+        self.loans.close(key)
+    }
+
+    /// Lays out a step, decode rows first, and uploads its lists; what follows is of this step.
+    ///
+    /// # Panics
+    /// If a page does not exist: an error of ours.
+    pub fn begin(&mut self, rows: &[Row<'_>], chunks: &[Chunk<'_>]) -> Result<(), Error> {
+        let packed = self.layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
+        self.lists = Lists::new((rows, chunks), &mut self.loans, packed, self.machine)?;
+        let packed = self.lists.seals.count + self.lists.converts.count;
+        let heads: usize = self.layers.iter().map(|layer| layer.shape().kv_heads).sum();
+        Ok(self.scratch.begin(&self.gpu, &self.lists.words, packed * heads)?)
+    }
+
+    /// Brings a whole prompt out of the pages of a store that keeps 16 bits: what staging would
+    /// have given, for a prompt that several caches read.
+    ///
+    /// # Panics
+    /// If `source` packs, or pages do not exist: errors of ours.
+    pub fn take(
+        &mut self,
+        (source, from): (&Self, &[PageId]),
+        row: Row<'_>,
+        tokens: usize,
+    ) -> Result<(), Error> {
+        let span = Span { start: 0, end: tokens, total: tokens };
+        let last = span.last_page();
+        let pairs: Vec<u32> = span.full().flat_map(|page| [from[page], row.pages[page]]).collect();
+        let pages = List { at: 0, count: pairs.len() / 2 };
+        let heads: usize = self.layers.iter().map(|layer| layer.shape().kv_heads).sum();
+        self.scratch.begin(&self.gpu, &pairs, pages.count * heads)?;
+        for (layer, source) in self.layers.iter().zip(&source.layers) {
+            let Layer::Dense(source, _) = source else { panic!("prompts are kept in 16 bits") };
+            match layer {
+                Layer::Dense(own, _) => {
+                    for (page, from) in row.pages.iter().zip(&from[..=last]) {
+                        own.copy_from(&self.gpu, *page, (source, *from))?;
+                    }
+                }
+                Layer::Packed(own) => {
+                    self.scratch.pack(&self.gpu, own, (source, pages))?;
+                    own.tails.copy_from(&self.gpu, row.tail, (source, from[last]))?;
+                }
+            }
+        }
+        self.finish()
+    }
+
+    /// Keeps a layer's keys and values of the step and attends. q, out: `[tokens, q_heads, dim]`,
+    /// k, v: `[tokens, kv_heads, dim]`, all f32.
+    pub fn attend(
+        &mut self,
+        layer: usize,
+        [q, k, v]: [Place<'_>; 3],
+        out: &Place<'_>,
+        attention: &DeviceAttention,
+    ) -> Result<(), Error> {
+        let Self { gpu, layers, lists, scratch, .. } = self;
+        let tokens = lists.tokens;
+        let token_len = layers[layer].shape().token_len();
+        let dim = layers[layer].shape().dim;
+        k.holds("keys", 4 * tokens * token_len)?;
+        v.holds("values", 4 * tokens * token_len)?;
+        q.holds("queries", 4 * tokens * attention.q_heads * dim)?;
+        out.holds("results", 4 * tokens * attention.q_heads * dim)?;
+        for rows in [lists.decode, lists.early] {
+            scratch.reserve(gpu, rows.parts.count * rows.longest * attention.q_heads, dim)?;
+        }
+        let new = NewTokens { k, v, tokens };
+        let asked = Asked { q: &q, out, pages: lists.pages, attention };
+        match &layers[layer] {
+            Layer::Dense(pages, program) => {
+                let with = (&*gpu, &**program);
+                pages.append(with, &new, scratch.place(lists.to_pages)?)?;
+                for rows in [lists.dense_decode, lists.dense_chunks] {
+                    pages.attend(with, &asked, scratch, rows)?;
+                }
+            }
+            Layer::Packed(packed) => {
+                scratch.pack(gpu, packed, (&packed.tails, lists.seals))?;
+                let with = (&*gpu, &*packed.attend);
+                packed.tails.append(with, &new, scratch.place(lists.to_tails)?)?;
+                packed.attend(gpu, &asked, scratch, (&packed.tails, lists.decode))?;
+                if lists.tokens > lists.decoded {
+                    let staging = &packed.staging;
+                    staging.append(with, &new, scratch.place(lists.to_staging)?)?;
+                    staging.attend(with, &asked, scratch, lists.staged_chunks)?;
+                    packed.attend(gpu, &asked, scratch, (staging, lists.early))?;
+                    scratch.pack(gpu, packed, (staging, lists.converts))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a step: counts what it has packed. Waits for the device if there was anything.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        self.scratch.count(&self.gpu, &mut self.conversions)
+    }
+
+    /// Copies a page in all layers, so that a sequence can write to its own copy of a shared one.
+    pub fn copy_page(&mut self, page: PageId, source: PageId) -> Result<(), Error> {
+        for layer in &self.layers {
+            match layer {
+                Layer::Dense(pages, _) => pages.copy_from(&self.gpu, page, (pages, source))?,
+                Layer::Packed(pages) => pages.copy_within(&self.gpu, page, source)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a tail in all packed layers.
+    pub fn copy_tail(&mut self, tail: u32, source: u32) -> Result<(), Error> {
+        for layer in &self.layers {
+            if let Layer::Packed(pages) = layer {
+                pages.tails.copy_from(&self.gpu, tail, (&pages.tails, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A page of a layer as it lies in memory, for tests: its tiles, or keys and then values.
+    pub fn page(&self, layer: usize, page: PageId) -> Result<Vec<u8>, Error> {
+        Ok(match &self.layers[layer] {
+            Layer::Dense(pages, _) => pages.read(&self.gpu, page)?.concat(),
+            Layer::Packed(pages) => pages.page(&self.gpu, page)?,
+        })
+    }
+}
+
+impl Layer {
+    fn shape(&self) -> LayerShape {
+        match self {
+            Self::Dense(pages, _) => pages.shape(),
+            Self::Packed(pages) => pages.shape(),
+        }
+    }
+}
+
+/// What decides how rows are cut: of the packed layers, or where there are none, of all.
+fn machine(shape: &CacheShape, q_heads: usize) -> Machine {
+    let packed = shape.layers.iter().find(|layer| layer.format != Format::Dense);
+    let layer = packed.or(shape.layers.first());
+    let heads = layer.map_or(LayerShape { kv_heads: 1, dim: 1 }, |layer| layer.shape);
+    Machine {
+        groups: GROUPS,
+        kv_heads: heads.kv_heads,
+        group: q_heads / heads.kv_heads,
+        dim: heads.dim,
+        queries: queries(q_heads, heads),
+        room: PART_TOKENS,
+    }
+}
+
+/// The kernels of a layer that is not packed: those of a packed one of the same heads, if there is
+/// one, so that fewer are compiled.
+fn dense_program(
+    gpu: &Gpu,
+    shape: &CacheShape,
+    heads: LayerShape,
+    q_heads: usize,
+) -> Result<Arc<GpuProgram>, Error> {
+    let same = shape.layers.iter().filter(|layer| layer.shape == heads);
+    let mut widths = same.filter_map(|layer| match layer.format {
+        Format::Dense => None,
+        Format::TurboQuant(widths) => Some(widths),
+    });
+    let any = Widths { keys: Width::CACHE[0], values: Width::CACHE[0] };
+    let spec = Spec::new(heads.dim, widths.next().unwrap_or(any), Activations::F32)?;
+    Ok(gpu.program(&spec.with_queries(queries(q_heads, heads)))?)
+}
