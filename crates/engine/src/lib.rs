@@ -4,6 +4,7 @@
 //! one thread runs the [`Engine`]: take, plan ([`Scheduler`]), run ([`Runner`]), commit. Knows
 //! token ids; never text, JSON, HTTP or files.
 
+mod device;
 mod engine;
 mod figures;
 mod handle;
@@ -18,17 +19,20 @@ mod scheduler;
 mod sequence;
 mod step;
 
+pub use device::{Device, DeviceError, DeviceName, build_name};
 pub use engine::{Engine, EngineOptions};
 pub use figures::Gauges;
 pub use handle::{Handle, Health, Limits, TokenStream};
 pub use heartbeat::Heartbeat;
+pub use kvant_kernels::device::Gpu;
 pub use kvant_kv_cache::PAGE_TOKENS;
 pub use request::{
     FinishReason, GenerateRequest, Rejected, SamplingParams, SeqId, StopRules, TokenEvent, TokenId,
     TokenLogprob, Usage,
 };
 pub use runner::{
-    AttentionRoad, ModelRunner, Prompts, Reading, RunError, Runner, Teacher, Window, prefill_alone,
+    AttentionRoad, DeviceRunner, ModelRunner, Prompts, Reading, RunError, Runner, Teacher, Window,
+    prefill_alone,
 };
 pub use scheduler::{Emit, Scheduler, SchedulerLimits};
 pub use sequence::PhaseKind;

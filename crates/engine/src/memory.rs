@@ -3,10 +3,13 @@
 
 use std::fmt;
 
-use kvant_kv_cache::{CacheShape, PAGE_TOKENS, pages_for};
+use kvant_kv_cache::{CacheShape, DeviceStore, PAGE_TOKENS, pages_for};
 use kvant_models::DecoderSpec;
 
 use crate::runner::LOGIT_ROWS;
+
+/// What a driver takes beside what it is asked for, from above: code, queues, rounding.
+const GPU_BYTES: u64 = 512 << 20;
 
 /// What a plan is made from. `None` stands for "choose".
 #[derive(Clone, Debug)]
@@ -29,6 +32,9 @@ pub struct MemoryInputs<'a> {
     pub sequences: usize,
     /// Tokens of a step.
     pub step_tokens: usize,
+    /// Whether it is a GPU's memory: 16-bit layers need no staging there, and attention has room of
+    /// its own.
+    pub on_gpu: bool,
 }
 
 /// Where the memory goes.
@@ -126,9 +132,14 @@ impl MemoryPlan {
     /// was asked for, staging may be smaller: longer prompts then convert early.
     pub fn new(inputs: &MemoryInputs<'_>) -> Result<Self, MemoryError> {
         let MemoryInputs { available_bytes, weight_bytes, .. } = *inputs;
-        let workspace_bytes = workspace_bytes(inputs.spec, inputs.step_tokens);
+        let mut workspace_bytes = workspace_bytes(inputs.spec, inputs.step_tokens);
         let page_bytes = inputs.shape.page_bytes().max(1);
-        let tile_bytes = inputs.shape.dense_page_bytes();
+        let mut tile_bytes = inputs.shape.dense_page_bytes().max(1);
+        if inputs.on_gpu {
+            tile_bytes = inputs.shape.tail_bytes();
+            workspace_bytes += GPU_BYTES;
+            workspace_bytes += DeviceStore::scratch_bytes(&inputs.shape, inputs.spec.heads.q);
+        }
         let tail_bytes = inputs.shape.tail_bytes().saturating_mul(inputs.sequences as u64);
         let fixed_bytes = weight_bytes.saturating_add(workspace_bytes).saturating_add(tail_bytes);
         let left = available_bytes.saturating_sub(fixed_bytes);
@@ -144,7 +155,8 @@ impl MemoryPlan {
         }
         let context_tokens = context(inputs, (most as usize).saturating_mul(PAGE_TOKENS))?;
         let one = pages_for(context_tokens);
-        let beside = left.saturating_sub((one as u64).saturating_mul(page_bytes)) / tile_bytes;
+        let beside =
+            left.saturating_sub((one as u64).saturating_mul(page_bytes)) / tile_bytes.max(1);
         let tiles = asked_tiles.unwrap_or(one.min(beside.max(1) as usize));
         let staging_tokens = tiles.saturating_mul(PAGE_TOKENS);
         let staging_bytes = (tiles as u64).saturating_mul(tile_bytes);

@@ -1,11 +1,13 @@
 //! `Runner`, what the engine asks of a model, and `ModelRunner`, a decoder with its cache.
 
 mod attend;
+mod device;
 mod early;
 mod teacher;
 
 use std::sync::Arc;
 
+use kvant_kernels::device::GpuError;
 use kvant_kv_cache::{Conversions, PageStore, Staging};
 use kvant_models::{Decoder, Workspace, with_floats_mut};
 
@@ -16,6 +18,7 @@ use crate::step::{PromptLogprobs, SampleRow, Sampled, Step};
 use attend::{Rows, StepAttend};
 
 pub use attend::AttentionRoad;
+pub use device::DeviceRunner;
 pub use teacher::{Prompts, Reading, Teacher, Window, prefill_alone};
 
 /// Rows of logits made at once: bounds the memory that they take.
@@ -30,6 +33,9 @@ pub enum RunError {
     /// The cache refused what the scheduler planned.
     #[error("the cache failed: {0}")]
     Cache(#[from] kvant_kv_cache::Error),
+    /// The GPU.
+    #[error("the GPU failed: {0}")]
+    Gpu(#[from] GpuError),
 }
 
 /// Computes steps. The engine's thread is the only caller.
@@ -145,24 +151,36 @@ impl ModelRunner {
         let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
         let choices =
             self.logits(&at, |index, logits| sampler::sample(logits, rows[index].sample))?;
-        let mut sampled = Vec::with_capacity(rows.len());
-        for (row, choice) in rows.iter().zip(choices) {
-            sampled.push(result(row.seq, Vec::new(), choice));
-        }
-        let mut first = step.decode.iter().map(|row| row.tokens.len()).sum();
-        for chunk in &step.prefill {
-            if let Some(asked) = &chunk.prompt_logprobs {
-                alive.beat();
-                let prompt = self.prompt_scores(first, asked)?;
-                match sampled.iter_mut().find(|sampled| sampled.seq == chunk.seq) {
-                    Some(sampled) => sampled.prompt = prompt,
-                    None => sampled.push(result(chunk.seq, prompt, None)),
-                }
-            }
-            first += chunk.tokens.len();
-        }
-        Ok(sampled)
+        results(step, (&rows, choices), |first, asked| {
+            alive.beat();
+            self.prompt_scores(first, asked)
+        })
     }
+}
+
+/// What a step gave: the tokens chosen, and log-probabilities of prompts by `scores`, which gets
+/// the index of a chunk's first token in the step.
+fn results(
+    step: &Step,
+    (rows, choices): (&[Sampling<'_>], Vec<Option<Choice>>),
+    mut scores: impl FnMut(usize, &PromptLogprobs) -> Result<Vec<TokenLogprob>, RunError>,
+) -> Result<Vec<Sampled>, RunError> {
+    let mut sampled = Vec::with_capacity(rows.len());
+    for (row, choice) in rows.iter().zip(choices) {
+        sampled.push(result(row.seq, Vec::new(), choice));
+    }
+    let mut first = step.decode.iter().map(|row| row.tokens.len()).sum();
+    for chunk in &step.prefill {
+        if let Some(asked) = &chunk.prompt_logprobs {
+            let prompt = scores(first, asked)?;
+            match sampled.iter_mut().find(|sampled| sampled.seq == chunk.seq) {
+                Some(sampled) => sampled.prompt = prompt,
+                None => sampled.push(result(chunk.seq, prompt, None)),
+            }
+        }
+        first += chunk.tokens.len();
+    }
+    Ok(sampled)
 }
 
 fn result(seq: SeqId, prompt: Vec<TokenLogprob>, choice: Option<Choice>) -> Sampled {

@@ -1,6 +1,6 @@
 //! Plans by hand: a decoder whose page costs a round number.
 
-use kvant_kv_cache::LayerShape;
+use kvant_kv_cache::{Format, LayerShape, average_bits};
 use kvant_models::{Bias, Ends, Heads, LayerSpec, MlpSpec, NormSpec, Rope, RopeScaling};
 
 use super::*;
@@ -41,6 +41,7 @@ fn plan(
         staging_tokens: None,
         sequences: 4,
         step_tokens: 512,
+        on_gpu: false,
     };
     change(&mut inputs);
     MemoryPlan::new(&inputs)
@@ -110,4 +111,22 @@ fn absurd_numbers_do_not_overflow() {
     assert!(plan(400, |inputs| inputs.cache_tokens = Some(usize::MAX)).is_err());
     assert!(plan(400, |inputs| inputs.staging_tokens = Some(usize::MAX)).is_err());
     assert!(plan(400, |inputs| inputs.sequences = usize::MAX).is_ok());
+}
+
+#[test]
+fn a_gpu_stages_packed_layers_alone() {
+    let on_gpu = |inputs: &mut MemoryInputs<'_>| {
+        inputs.on_gpu = true;
+        inputs.available_bytes += GPU_BYTES + DeviceStore::scratch_bytes(&inputs.shape, 2);
+    };
+    let dense = plan(400, on_gpu).unwrap();
+    assert_eq!((dense.staging_bytes, dense.staging_tokens), (0, 8192));
+    assert_eq!(dense.cache_pages, 300);
+    let packed = plan(400, |inputs| {
+        on_gpu(inputs);
+        let layer = &mut inputs.shape.layers[0];
+        layer.format = Format::TurboQuant(average_bits("4").unwrap());
+    });
+    // One of 32 layers of a context of 128 pages.
+    assert_eq!(packed.unwrap().staging_bytes, 4 * MIB);
 }

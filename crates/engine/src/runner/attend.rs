@@ -194,7 +194,7 @@ pub(super) fn packed_params(params: &AttendParams) -> PackedParams<'static> {
     PackedParams { q_heads, scale, window, soft_cap, sink_logits: None, path: Path::best() }
 }
 
-fn row_of(row: &DecodeRow) -> Row<'_> {
+pub(super) fn row_of(row: &DecodeRow) -> Row<'_> {
     Row {
         pages: &row.place.pages,
         tail: row.place.tail,

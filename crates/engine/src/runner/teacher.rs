@@ -2,17 +2,18 @@
 //! token: what the quality of a cache is measured by. `Prompts` are computed once for many caches:
 //! a prompt attends to 16-bit staging whatever its pages will be.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod seat;
 
-use kvant_kv_cache::{CacheShape, PAGE_TOKENS, PageStore, Row, Span, Staging, pages_for};
+use std::sync::Arc;
+
+use kvant_kv_cache::{CacheShape, PAGE_TOKENS, pages_for};
 use kvant_models::Decoder;
 
-use super::{ModelRunner, RunError};
-use crate::heartbeat::Heartbeat;
+use super::RunError;
 use crate::request::{SeqId, TokenId};
 use crate::sequence::REPLAY_TOKENS;
 use crate::step::{DecodeRow, Place, PrefillChunk, Step};
+use seat::Seat;
 
 /// Prompt tokens of a step.
 const CHUNK_TOKENS: usize = 256;
@@ -40,14 +41,16 @@ pub struct Reading {
 /// Prompts in staging, as they are when their last chunk has been computed.
 #[derive(Debug)]
 pub struct Prompts {
-    runner: ModelRunner,
+    seat: Seat,
     windows: Vec<Window>,
+    /// Pages from one prompt to the next.
+    stride: usize,
 }
 
 /// Several texts under way, all in one batch.
 #[derive(Debug)]
 pub struct Teacher {
-    runner: ModelRunner,
+    seat: Seat,
     windows: Vec<Window>,
     /// Tokens in the cache, by window.
     cached: Vec<usize>,
@@ -67,15 +70,17 @@ impl Prompts {
         let totals: Vec<usize> = windows.iter().map(|window| window.prompt + 1).collect();
         let longest = totals.iter().copied().max().map_or(0, pages_for);
         let all: usize = totals.iter().map(|total| pages_for(*total) * PAGE_TOKENS).sum();
-        // Pages that nobody reads: each prompt overwrites those before it.
-        let store = PageStore::new(&shape, (longest, 1), 0);
-        let mut runner = ModelRunner::new(decoder.clone(), store, Staging::new(&shape, all));
-        let place = Place { pages: (0..longest as u32).collect(), tail: 0 };
+        // Where nobody reads their pages each prompt overwrites those before it.
+        let stride = if Seat::keeps_pages(decoder) { longest } else { 0 };
+        let room = (longest.max(stride * windows.len()), 1);
+        let mut seat = Seat::new(decoder, &shape, room, all, 0)?;
         for (index, (window, total)) in windows.iter().zip(totals).enumerate() {
             let prompt = &window.tokens[..window.prompt];
-            chunks(&mut runner, SeqId(index as u64), (prompt, total), &place)?;
+            let first = (index * stride) as u32;
+            let place = Place { pages: (first..first + longest as u32).collect(), tail: 0 };
+            chunks(&mut seat, SeqId(index as u64), (prompt, total), &place)?;
         }
-        Ok(Self { runner, windows })
+        Ok(Self { seat, windows, stride })
     }
 }
 
@@ -87,15 +92,13 @@ pub fn prefill_alone(
     prompt: &[TokenId],
 ) -> Result<(), RunError> {
     let pages = pages_for(prompt.len());
-    let store = PageStore::new(shape, (pages, 1), 0);
-    let staging = Staging::new(shape, prompt.len());
-    let mut runner = ModelRunner::new(decoder.clone(), store, staging);
+    let mut seat = Seat::new(decoder, shape, (pages, 1), prompt.len(), 0)?;
     let place = Place { pages: (0..pages as u32).collect(), tail: 0 };
-    chunks(&mut runner, SeqId(0), (prompt, prompt.len()), &place)
+    chunks(&mut seat, SeqId(0), (prompt, prompt.len()), &place)
 }
 
 fn chunks(
-    runner: &mut ModelRunner,
+    seat: &mut Seat,
     seq: SeqId,
     (prompt, total): (&[TokenId], usize),
     place: &Place,
@@ -111,35 +114,25 @@ fn chunks(
             prompt_logprobs: None,
             sample: None,
         };
-        forward(runner, &Step { decode: Vec::new(), prefill: vec![chunk] })?;
+        seat.forward(&Step { decode: Vec::new(), prefill: vec![chunk] })?;
     }
     Ok(())
-}
-
-/// On a thread that computes, as the engine's steps.
-fn forward(runner: &mut ModelRunner, step: &Step) -> Result<(), RunError> {
-    let alive = Heartbeat::new(Duration::MAX);
-    rayon::scope(|_| runner.forward(step, &alive))
 }
 
 impl Teacher {
     /// Brings the prompts into a cache of its own, by the only road there is.
     pub fn new(prompts: &Prompts, shape: &CacheShape, seed: u64) -> Result<Self, RunError> {
-        let Prompts { runner: ModelRunner { decoder, staging, .. }, windows } = prompts;
+        let Prompts { seat: computed, windows, stride: from_stride } = prompts;
         let longest = windows.iter().map(|window| window.tokens.len()).max().unwrap_or_default();
         let stride = pages_for(longest);
-        let mut store = PageStore::new(shape, (stride * windows.len(), windows.len()), seed);
+        let room = (stride * windows.len(), windows.len());
+        let mut seat = Seat::new(computed.decoder(), shape, room, 0, seed)?;
         for (index, window) in windows.iter().enumerate() {
-            let Place { pages, tail } = place(index, stride);
-            let row = Row { pages: &pages, tail, position: 0, tokens: 0 };
-            let span = Span { start: 0, end: window.prompt, total: window.prompt };
-            for layer in 0..shape.layers.len() {
-                store.convert(layer, (staging, index as u64), span, row)?;
-            }
+            let places = (&place(index, *from_stride), &place(index, stride));
+            seat.take(computed, (index as u64, window), places)?;
         }
-        let runner = ModelRunner::new(decoder.clone(), store, Staging::new(shape, 0));
         let cached = windows.iter().map(|window| window.prompt).collect();
-        Ok(Self { runner, windows: windows.clone(), cached, stride })
+        Ok(Self { seat, windows: windows.clone(), cached, stride })
     }
 
     /// Decodes the next tokens of every text, at most as many of each as attention takes at once.
@@ -168,9 +161,9 @@ impl Teacher {
         if places.is_empty() {
             return Ok(None);
         }
-        forward(&mut self.runner, &step)?;
+        self.seat.forward(&step)?;
         let rows: Vec<u32> = (0..places.len() as u32).collect();
-        let readings = self.runner.logits(&rows, |index, logits| {
+        let readings = self.seat.logits(&rows, |index, logits| {
             let (window, position) = places[index];
             Reading { window, position, logits: logits.to_vec() }
         });

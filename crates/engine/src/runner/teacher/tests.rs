@@ -27,10 +27,10 @@ fn shape(decoder: &Decoder, preset: &str) -> CacheShape {
 /// Logits after each token behind the prompt, one sequence alone, a token a step.
 fn served(decoder: &Arc<Decoder>, shape: &CacheShape, window: &Window) -> Vec<Vec<f32>> {
     let Window { tokens, prompt } = window;
-    let store = PageStore::new(shape, (pages_for(tokens.len()), 1), 7);
-    let mut runner = ModelRunner::new(decoder.clone(), store, Staging::new(shape, *prompt));
+    let room = (pages_for(tokens.len()), 1);
+    let mut seat = Seat::new(decoder, shape, room, *prompt, 7).unwrap();
     let place = place(0, pages_for(tokens.len()));
-    chunks(&mut runner, SeqId(0), (&tokens[..*prompt], *prompt), &place).unwrap();
+    chunks(&mut seat, SeqId(0), (&tokens[..*prompt], *prompt), &place).unwrap();
     let decoded = tokens.iter().enumerate().skip(*prompt).map(|(position, token)| {
         let row = DecodeRow {
             seq: SeqId(0),
@@ -39,8 +39,8 @@ fn served(decoder: &Arc<Decoder>, shape: &CacheShape, window: &Window) -> Vec<Ve
             place: place.clone(),
             sample: None,
         };
-        forward(&mut runner, &Step { decode: vec![row], prefill: Vec::new() }).unwrap();
-        runner.logits(&[0], |_, logits| logits.to_vec()).unwrap().remove(0)
+        seat.forward(&Step { decode: vec![row], prefill: Vec::new() }).unwrap();
+        seat.logits(&[0], |_, logits| logits.to_vec()).unwrap().remove(0)
     });
     decoded.collect()
 }

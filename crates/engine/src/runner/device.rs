@@ -1,0 +1,187 @@
+//! `DeviceRunner`: a decoder and its cache on a GPU. A step is queued as a whole; the host waits
+//! once, for the tokens.
+
+mod sample;
+
+use std::sync::Arc;
+
+use candle_core::{Error, Result as TensorResult, Tensor};
+use kvant_kernels::device::{Gpu, Place};
+use kvant_kv_cache::{Chunk, Conversions, DeviceAttention, DeviceStore, PageId, Row, Span};
+use kvant_models::{Attend, Decoder, LayerSpec, Workspace};
+
+use super::attend::row_of;
+use super::{LOGIT_ROWS, RunError, Runner, Sampling, Tokens, results, sampled_rows};
+use crate::heartbeat::Heartbeat;
+use crate::request::{SeqId, TokenLogprob};
+use crate::sampler::{self, Choice};
+use crate::step::{PrefillChunk, PromptLogprobs, Sampled, Step, early_recent};
+use sample::DeviceSampler;
+
+/// A decoder on a GPU with the pages of all sequences and the staging of those in prefill.
+#[derive(Debug)]
+pub struct DeviceRunner {
+    decoder: Arc<Decoder>,
+    store: DeviceStore,
+    workspace: Workspace,
+    sampler: DeviceSampler,
+    gpu: Gpu,
+}
+
+impl DeviceRunner {
+    /// Joins a decoder to a cache of its shape on the same GPU.
+    pub fn new(decoder: impl Into<Arc<Decoder>>, gpu: &Gpu, store: DeviceStore) -> Self {
+        let decoder = decoder.into();
+        let workspace = decoder.workspace();
+        let (sampler, gpu) = (DeviceSampler::new(gpu), gpu.clone());
+        Self { decoder, store, workspace, sampler, gpu }
+    }
+
+    pub(super) fn decoder(&self) -> &Arc<Decoder> {
+        &self.decoder
+    }
+
+    /// Brings a prompt from the pages of another runner, which keeps 16 bits.
+    pub(super) fn take(
+        &mut self,
+        source: &Self,
+        from: &[PageId],
+        row: Row<'_>,
+        tokens: usize,
+    ) -> Result<(), RunError> {
+        Ok(self.store.take((&source.store, from), row, tokens)?)
+    }
+
+    /// Leaves the hidden states of a step's tokens in the workspace, and keeps their keys and
+    /// values.
+    pub(super) fn forward(&mut self, step: &Step, alive: &Heartbeat) -> Result<(), RunError> {
+        for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
+            self.store.open(chunk.seq.0, chunk.total as usize)?;
+        }
+        let rows: Vec<Row<'_>> = step.decode.iter().map(row_of).collect();
+        let chunks: Vec<Chunk<'_>> = step.prefill.iter().map(chunk_of).collect();
+        self.store.begin(&rows, &chunks)?;
+        let Tokens { ids, positions } = Tokens::of(step);
+        let layers = &self.decoder.spec().layers;
+        let mut attend = DeviceAttend { layers, store: &mut self.store, alive };
+        self.decoder.forward(&ids, &positions, &mut attend, &mut self.workspace)?;
+        for chunk in step.prefill.iter().filter(|chunk| chunk.is_last()) {
+            self.store.close(chunk.seq.0);
+        }
+        Ok(())
+    }
+
+    /// The tokens chosen after some of the step's.
+    fn choose(&mut self, rows: &[Sampling<'_>]) -> Result<Vec<Option<Choice>>, RunError> {
+        let mut choices = vec![None; rows.len()];
+        self.sampler.begin(rows)?;
+        for (group, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
+            let first = group * LOGIT_ROWS;
+            let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
+            let logits = self.decoder.logits(&at, &mut self.workspace)?;
+            self.sampler.launch(logits, first, rows.len())?;
+            for (index, row) in rows.iter().enumerate() {
+                if !sample::on_device(row.sample) {
+                    let mut logits = host_row(logits, index)?;
+                    choices[first + index] = sampler::sample(&mut logits, row.sample);
+                }
+            }
+        }
+        self.sampler.finish(rows, &mut choices)?;
+        Ok(choices)
+    }
+
+    /// Ends a step whose tokens are not asked for.
+    pub(super) fn finish(&mut self) -> Result<(), RunError> {
+        Ok(self.store.finish()?)
+    }
+
+    /// Logits after some tokens of the last step, as of `ModelRunner`: `[vocab]` on the host.
+    pub(super) fn logits<T: Send>(
+        &mut self,
+        rows: &[u32],
+        each: impl Fn(usize, &mut [f32]) -> T + Sync,
+    ) -> Result<Vec<T>, RunError> {
+        use rayon::prelude::*;
+        let vocab = self.decoder.spec().vocab;
+        let mut results = Vec::with_capacity(rows.len());
+        for (group, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
+            let first = group * LOGIT_ROWS;
+            let logits = self.decoder.logits(rows, &mut self.workspace)?;
+            let mut logits = logits.flatten_all()?.to_vec1::<f32>()?;
+            let rows = logits.par_chunks_mut(vocab).enumerate();
+            results.par_extend(rows.map(|(row, logits)| each(first + row, logits)));
+        }
+        Ok(results)
+    }
+
+    fn prompt_scores(
+        &mut self,
+        first: usize,
+        asked: &PromptLogprobs,
+    ) -> Result<Vec<TokenLogprob>, RunError> {
+        let rows: Vec<u32> = (first..first + asked.targets.len()).map(|row| row as u32).collect();
+        self.logits(&rows, |index, logits| sampler::score(logits, asked.targets[index], asked.top))
+    }
+}
+
+impl Runner for DeviceRunner {
+    fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
+        self.forward(step, alive)?;
+        let rows = sampled_rows(step);
+        let choices = self.choose(&rows)?;
+        self.store.finish()?;
+        if rows.is_empty() {
+            // A step ends when it has been computed, for whoever measures it.
+            self.gpu.synchronize()?;
+        }
+        results(step, (&rows, choices), |first, asked| {
+            alive.beat();
+            self.prompt_scores(first, asked)
+        })
+    }
+
+    fn forget(&mut self, seq: SeqId) {
+        self.store.close(seq.0);
+    }
+
+    fn conversions(&self) -> Conversions {
+        self.store.conversions()
+    }
+}
+
+/// The join of decoder and cache.
+struct DeviceAttend<'a> {
+    layers: &'a [LayerSpec],
+    store: &'a mut DeviceStore,
+    alive: &'a Heartbeat,
+}
+
+impl Attend for DeviceAttend<'_> {
+    fn attend(&mut self, layer: usize, qkv: [&Tensor; 3], out: &Tensor) -> TensorResult<()> {
+        self.alive.beat();
+        let (_, q_heads, _) = qkv[0].dims3()?;
+        let LayerSpec { window, scale, softcap, .. } = self.layers[layer];
+        let attention = DeviceAttention { q_heads, scale, window, soft_cap: softcap };
+        let place = |tensor| Place::tensor(tensor).map_err(Error::wrap);
+        let [q, k, v] = qkv;
+        let qkv = [place(q)?, place(k)?, place(v)?];
+        self.store.attend(layer, qkv, &place(out)?, &attention).map_err(Error::wrap)
+    }
+}
+
+/// A row of logits on the host.
+fn host_row(logits: &Tensor, row: usize) -> TensorResult<Vec<f32>> {
+    logits.get(row)?.to_vec1()
+}
+
+fn chunk_of(chunk: &PrefillChunk) -> Chunk<'_> {
+    let (start, total) = (chunk.start as usize, chunk.total as usize);
+    Chunk {
+        key: chunk.seq.0,
+        span: Span { start, end: start + chunk.tokens.len(), total },
+        pages: &chunk.place.pages,
+        tail: chunk.place.tail,
+        recent: chunk.is_early().then(|| early_recent(chunk.tiles as usize)),
+    }
+}
