@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Measure what each cache preset costs in quality on a text
     Eval(EvalArgs),
+    /// Show what this machine has, and check every GPU kernel against the CPU
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -162,6 +164,13 @@ pub(crate) struct KernelArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value = "auto")]
+    pub(crate) device: String,
+}
+
 /// How tokens are chosen; the same meaning as in the HTTP API.
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
@@ -222,6 +231,9 @@ pub(crate) struct ValueArgs {
     /// `dummy`: random weights from a config.json alone
     #[arg(long)]
     pub(crate) load_format: Option<String>,
+    /// auto, cpu, cuda, cuda:N or metal [default: auto]
+    #[arg(long)]
+    pub(crate) device: Option<String>,
     /// Threads that compute [default: physical cores]
     #[arg(long)]
     pub(crate) threads: Option<String>,
@@ -274,6 +286,7 @@ impl Settings {
             ("--model", "model.name", &model),
             ("--revision", "model.revision", &values.revision),
             ("--load-format", "model.load_format", &values.load_format),
+            ("--device", "model.device", &values.device),
             ("--threads", "model.threads", &values.threads),
             ("--context-tokens", "scheduler.context_tokens", &values.context_tokens),
             ("--kv-cache", "cache.preset", &values.kv_cache),

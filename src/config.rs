@@ -41,6 +41,7 @@ pub(crate) struct ModelConfig {
     pub(crate) name: String,
     pub(crate) revision: String,
     pub(crate) load_format: LoadFormat,
+    pub(crate) device: String,
     pub(crate) threads: usize,
     pub(crate) pin_threads: bool,
 }
@@ -129,6 +130,7 @@ impl Default for ModelConfig {
             name: crate::fetch::DEFAULT_MODEL.to_owned(),
             revision: "main".to_owned(),
             load_format: LoadFormat::Auto,
+            device: "auto".to_owned(),
             threads: 0,
             pin_threads: false,
         }

@@ -23,7 +23,11 @@ use crate::{facts, load, machine, progress, text};
 use report::{NeedleTable, QualityTable, Report};
 
 pub(crate) fn run(args: &EvalArgs) -> Result<()> {
-    let config = args.settings.config()?;
+    let mut config = args.settings.config()?;
+    if args.peak_of.is_some() {
+        // What a process takes is a figure of the CPU's road.
+        "cpu".clone_into(&mut config.model.device);
+    }
     load::prepare(&config, true)?;
     let opened = load::open(&config)?;
     let spec = opened.files.spec()?;

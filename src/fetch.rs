@@ -45,6 +45,11 @@ pub(crate) fn run(args: &FetchArgs) -> Result<()> {
     Ok(())
 }
 
+/// The folder where compiled device kernels stay.
+pub(crate) fn kernels_folder() -> Result<PathBuf> {
+    Cache::locate()?.kernels()
+}
+
 /// Finds the model, fetching it if need be.
 pub(crate) fn resolve(name: &str, revision: &str) -> Result<Fetched> {
     resolve_in(&Cache::locate()?, name, revision)

@@ -3,11 +3,15 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kvant_engine::memory::{MemoryInputs, MemoryPlan};
-use kvant_engine::{AttentionRoad, Engine, EngineOptions, Handle, ModelRunner};
+use kvant_engine::{
+    AttentionRoad, Device, DeviceName, DeviceRunner, Engine, EngineOptions, Handle, ModelRunner,
+    build_name,
+};
 use kvant_kv_cache::{
-    CacheShape, PageStore, Staging, Wish, average_bits, bits, layer_presets, scale_rule,
+    CacheShape, DeviceRoom, DeviceStore, PageStore, Staging, Wish, average_bits, bits,
+    layer_presets, scale_rule,
 };
 use kvant_models::{Decoder, ModelFiles};
 use tracing::level_filters::LevelFilter;
@@ -25,6 +29,7 @@ pub(crate) struct Opened {
     pub(crate) files: ModelFiles,
     pub(crate) facts: Facts,
     pub(crate) plan: MemoryPlan,
+    pub(crate) device: Device,
     shape: CacheShape,
     load_format: LoadFormat,
 }
@@ -40,15 +45,41 @@ pub(crate) fn open(config: &Config) -> Result<Opened> {
     let name = fetched.name.unwrap_or_else(|| files.name().to_owned());
     let shape = cache_shape(&files.spec()?, &wish(&config.cache)?)?;
     let facts = Facts::of(&files, &name, &shape)?;
-    let plan = plan(config, &files, &shape)?;
-    Ok(Opened { files, facts, plan, shape, load_format: model.load_format })
+    let device = device(config)?;
+    let plan = plan(config, &files, &shape, &device)?;
+    Ok(Opened { files, facts, plan, device, shape, load_format: model.load_format })
+}
+
+/// Finds what the model is to compute on.
+pub(crate) fn device(config: &Config) -> Result<Device> {
+    let name = config.model.device.parse().context("model.device")?;
+    let device = open_device(name)?;
+    if device.gpu().is_some() && config.cache.attention == AttentionConfig::Reference {
+        bail!("cache.attention = reference is a road of the CPU; add --device cpu");
+    }
+    Ok(device)
+}
+
+/// Finds a device by name. Where there is no folder for them, kernels are compiled at every start.
+pub(crate) fn open_device(name: DeviceName) -> Result<Device> {
+    let built = name != DeviceName::Cpu && build_name() != "cpu";
+    let compiled = if built { fetch::kernels_folder().ok() } else { None };
+    Ok(Device::open(name, compiled.as_deref())?)
 }
 
 /// Lays out the memory; the error says what to change if it does not fit.
-fn plan(config: &Config, files: &ModelFiles, shape: &CacheShape) -> Result<MemoryPlan> {
+fn plan(
+    config: &Config,
+    files: &ModelFiles,
+    shape: &CacheShape,
+    device: &Device,
+) -> Result<MemoryPlan> {
     let spec = files.spec()?;
     let scheduler = &config.scheduler;
-    let available = machine::available_bytes()?;
+    let available = match device.gpu() {
+        None => machine::available_bytes()?,
+        Some(gpu) => gpu.free_bytes()?,
+    };
     Ok(MemoryPlan::new(&MemoryInputs {
         available_bytes: (available as f64 * config.cache.memory_fraction) as u64,
         weight_bytes: files.total_bytes(),
@@ -59,6 +90,7 @@ fn plan(config: &Config, files: &ModelFiles, shape: &CacheShape) -> Result<Memor
         staging_tokens: nonzero(scheduler.staging_tokens),
         sequences: scheduler.sequences,
         step_tokens: scheduler.step_tokens,
+        on_gpu: device.gpu().is_some(),
     })?)
 }
 
@@ -91,9 +123,6 @@ impl Opened {
         tracing::info!("weights loaded in {:.1} s", start.elapsed().as_secs_f64());
         let plan = &self.plan;
         let scheduler = &config.scheduler;
-        let room = (plan.cache_pages, scheduler.sequences);
-        let store = PageStore::new(&self.shape, room, config.cache.seed);
-        let staging = Staging::new(&self.shape, plan.staging_tokens);
         let options = EngineOptions {
             sequences: scheduler.sequences,
             step_tokens: scheduler.step_tokens,
@@ -105,24 +134,37 @@ impl Opened {
             vocab: decoder.spec().vocab,
             stall: Duration::from_secs(scheduler.stall_seconds),
         };
+        if let Some(gpu) = self.device.gpu() {
+            let room = DeviceRoom {
+                pages: plan.cache_pages,
+                tails: scheduler.sequences,
+                staging_tokens: plan.staging_tokens,
+                q_heads: decoder.spec().heads.q,
+            };
+            let store = DeviceStore::new(gpu, &self.shape, room, config.cache.seed)?;
+            return Ok(Engine::start(DeviceRunner::new(decoder, gpu, store), options));
+        }
         let road = match config.cache.attention {
             AttentionConfig::Fused => AttentionRoad::Fused,
             AttentionConfig::Reference => AttentionRoad::Reference,
         };
+        let room = (plan.cache_pages, scheduler.sequences);
+        let store = PageStore::new(&self.shape, room, config.cache.seed);
+        let staging = Staging::new(&self.shape, plan.staging_tokens);
         Ok(Engine::start(ModelRunner::new(decoder, store, staging).on(road), options))
     }
 
     /// Reads the weights, with a bar.
     pub(crate) fn decoder(&self) -> Result<Decoder> {
         if self.load_format == LoadFormat::Dummy {
-            return Ok(self.files.load_dummy(DUMMY_SEED)?);
+            return Ok(self.files.load_dummy_at(&self.device.site, DUMMY_SEED)?);
         }
         let bar = progress::bytes("loading");
         let mut advance = |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         };
-        let decoder = self.files.load(&mut advance)?;
+        let decoder = self.files.load_at(&self.device.site, &mut advance)?;
         bar.finish_and_clear();
         Ok(decoder)
     }

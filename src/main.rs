@@ -5,6 +5,7 @@ mod chat;
 mod cli;
 mod client;
 mod config;
+mod doctor;
 mod eval;
 mod facts;
 mod fetch;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => measure::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
-use kvant_engine::Handle;
+use kvant_engine::{Handle, build_name};
 use kvant_server::{App, CacheCard, ModelCard, ServerOptions};
 
 use crate::cli::ServeArgs;
@@ -27,6 +27,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     for line in opened.facts.cache_table() {
         tracing::info!("cache: {line}");
     }
+    tracing::info!("device: {}; this build has code for {}", opened.device, build_name());
     tracing::info!("memory plan: {}", opened.plan);
     // A large vocabulary takes one thread as long as a small model's weights take all of them.
     let (words, handle) = std::thread::scope(|scope| {

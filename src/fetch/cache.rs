@@ -37,6 +37,14 @@ impl Cache {
         self.root.join("models").join(name)
     }
 
+    /// Folder of compiled device kernels, made if it is not there.
+    pub(super) fn kernels(&self) -> Result<PathBuf> {
+        let path = self.root.join("kernels");
+        fs::create_dir_all(&path)
+            .with_context(|| format!("cannot make the folder {}", path.display()))?;
+        Ok(path)
+    }
+
     /// A fresh folder beside the models, so that a rename into place cannot cross file systems.
     pub(super) fn workshop(&self, name: &str) -> Result<Workshop> {
         let path = self.root.join("models").join(format!(".{name}-{}", std::process::id()));

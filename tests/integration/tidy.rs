@@ -62,7 +62,11 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
             "zerocopy",
         ],
     ),
-    ("crates/kernels", &["turboquant"], &["cudarc", "half", "rayon", "wide"]),
+    (
+        "crates/kernels",
+        &["turboquant"],
+        &["candle-core", "candle-metal-kernels", "cudarc", "half", "objc2-metal", "rayon", "wide"],
+    ),
     ("crates/turboquant", &[], &["half"]),
     (
         "crates/text",
@@ -72,8 +76,9 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
 ];
 
 /// The only files that may hold `unsafe`, each with a reason beside it.
-const UNSAFE_FILES: [&str; 12] = [
+const UNSAFE_FILES: [&str; 15] = [
     "crates/kernels/benches/device/cases.rs",
+    "crates/kernels/benches/device/dense.rs",
     "crates/kernels/src/cpu/packed/avx2.rs",
     "crates/kernels/src/cpu/packed/avx512.rs",
     "crates/kernels/src/cpu/packed/machine.rs",
@@ -83,6 +88,8 @@ const UNSAFE_FILES: [&str; 12] = [
     "crates/kernels/src/cpu/quant_matmul/avx512.rs",
     "crates/kernels/src/cpu/quant_matmul/neon.rs",
     "crates/kernels/src/device/cuda.rs",
+    "crates/kernels/src/device/cuda/queue.rs",
+    "crates/kernels/src/device/metal.rs",
     "crates/kernels/tests/device/cuda.rs",
     "crates/models/src/bytes.rs",
 ];

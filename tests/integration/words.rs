@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use kvant_models::ModelFiles;
 use kvant_text::{
@@ -17,6 +17,9 @@ use sha2::{Digest, Sha256};
 const UNREACHABLE: [&str; 4] =
     ["NewConnectionError", "ConnectTimeout", "ReadTimeout", "Temporary failure in name resolution"];
 
+/// One test at a time fetches; the others find what it has fetched.
+static FETCHING: Mutex<()> = Mutex::new(());
+
 pub(crate) fn golden() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/text/smollm2.json");
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
@@ -24,6 +27,7 @@ pub(crate) fn golden() -> Value {
 
 /// The GGUF of the package that the golden file names, checked by the SHA-256 that it states.
 pub(crate) fn model(golden: &Value) -> Option<PathBuf> {
+    let _turn = FETCHING.lock();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("smollm2");
     let sum = |path: &Path| -> Option<String> {
         let bytes = fs::read(path).ok()?;

@@ -57,6 +57,7 @@ pub(crate) fn walk(path: &Path) -> Result<(), Wrong> {
         staging_tokens: None,
         sequences: SEQUENCES,
         step_tokens: STEP_TOKENS,
+        on_gpu: false,
     });
     let words = Words::load(&files).map_err(file)?;
     // What the words are is the file's business; that they can be asked for is ours.

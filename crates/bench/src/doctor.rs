@@ -1,0 +1,123 @@
+//! Checks of a GPU: every kernel against the CPU on the GPU at hand, one [`Check`] each, and two
+//! runners computing the same steps.
+
+mod agreement;
+mod cache;
+mod codec;
+mod model;
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::Result;
+use kvant_kernels::cpu::Path;
+use kvant_kernels::device::Gpu;
+use kvant_kv_cache::{Format, average_bits, bits};
+use kvant_models::Decoder;
+
+pub use agreement::{Agreement, agreement, sample_requests};
+use cache::{Heads, cache_error};
+pub use model::{PairLoad, model_agreement};
+
+/// The largest relative error of attention: what queries of 15 bits and weights of 16 leave, on the
+/// CPU as on a GPU.
+const ATTEND_ERROR: f64 = 2e-3;
+
+/// Part of the tokens that a model must choose as on the CPU, percent.
+const SAME_PERCENT: f64 = 99.0;
+
+/// What came of one check.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Kernels and sizes.
+    pub name: String,
+    /// What was found, or why it is wrong.
+    pub outcome: Result<String, String>,
+}
+
+impl Check {
+    /// Runs a check.
+    pub fn run(name: impl Into<String>, run: impl FnOnce() -> Result<String>) -> Self {
+        Self { name: name.into(), outcome: run().map_err(|error| format!("{error:#}")) }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Ok(found) => write!(f, "ok      {}: {found}", self.name),
+            Err(why) => write!(f, "FAILED  {}: {why}", self.name),
+        }
+    }
+}
+
+/// Heads and formats that are checked: all widths, the sizes that GPUs have kernels of their own
+/// for, and one that they have not.
+fn cases() -> Result<Vec<(Heads, &'static str, Format)>> {
+    let packed = |keys, values| -> Result<Format> {
+        let mut widths = average_bits("4")?;
+        widths.keys = bits(keys)?.unwrap_or(widths.keys);
+        widths.values = bits(values)?.unwrap_or(widths.values);
+        Ok(Format::TurboQuant(widths))
+    };
+    let heads = |dim, kv, group| Heads { q: kv * group, kv, dim };
+    Ok(vec![
+        (heads(64, 2, 1), "f16", Format::Dense),
+        (heads(128, 2, 4), "f16", Format::Dense),
+        (heads(80, 1, 3), "f16", Format::Dense),
+        (heads(64, 1, 2), "tq4", packed(4, 4)?),
+        (heads(128, 2, 4), "tq4", packed(4, 4)?),
+        (heads(128, 2, 4), "k8v4", packed(8, 4)?),
+        (heads(128, 1, 8), "tq8", packed(8, 8)?),
+        (heads(80, 2, 3), "k4v3", packed(4, 3)?),
+        (heads(96, 2, 1), "tq2", packed(2, 2)?),
+        (heads(256, 1, 2), "k6v8", packed(6, 8)?),
+    ])
+}
+
+/// All checks of the cache's kernels; `each` gets them as they are done.
+pub fn check_cache(gpu: &Gpu, each: &mut dyn FnMut(Check)) -> Result<()> {
+    for (heads, name, format) in cases()? {
+        let Heads { q, kv, dim } = heads;
+        if let Format::TurboQuant(widths) = format {
+            let name = format!("kv_rotate, kv_restore, kv_encode, kv_gather: {name}, {dim} wide");
+            each(Check::run(name, || codec::bits_are_equal(gpu, (dim, q / kv), widths)));
+        }
+        let kernels = match format {
+            Format::Dense => "kv_append, kv_attend_dense, kv_merge",
+            Format::TurboQuant(_) => "kv_append, kv_encode, kv_attend, kv_combine",
+        };
+        let name = format!("{kernels}: {name}, heads {q}/{kv} of {dim}");
+        each(Check::run(name, || {
+            let error = cache_error(gpu, heads, format)?;
+            anyhow::ensure!(
+                error <= ATTEND_ERROR,
+                "attention is off by {error:.1e}, {ATTEND_ERROR:.0e} at most"
+            );
+            Ok(format!("within {error:.1e} of the CPU"))
+        }));
+    }
+    Ok(())
+}
+
+/// Checks of a whole model over several caches: the model's own kernels, products, sampling.
+pub fn check_model(cpu: &Arc<Decoder>, on_gpu: (&Arc<Decoder>, &Gpu), each: &mut dyn FnMut(Check)) {
+    for preset in ["f16", "auto", "tq8", "tq4"] {
+        each(Check::run(format!("model, {preset} cache"), || {
+            let found = model_agreement(cpu, on_gpu, preset, &PairLoad::default())?;
+            let Agreement { tokens, same, logprob } = found;
+            anyhow::ensure!(
+                found.percent() >= SAME_PERCENT,
+                "{same} of {tokens} tokens are the CPU's, at least {SAME_PERCENT} % should be"
+            );
+            Ok(format!(
+                "{same} of {tokens} tokens are the CPU's, log-probabilities to {logprob:.4}"
+            ))
+        }));
+    }
+}
+
+/// The instructions that the CPU's kernels use on this machine.
+pub fn processor_path() -> String {
+    format!("{:?}", Path::best()).to_lowercase()
+}

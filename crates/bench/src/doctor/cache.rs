@@ -1,0 +1,224 @@
+//! The cache on a GPU beside the cache on the CPU: prompts in chunks, rows that join, page borders.
+
+use anyhow::{Result, ensure};
+use kvant_kernels::PAGE_TOKENS;
+use kvant_kernels::cpu::{
+    AttendParams, AttendRow, PackedParams, PackedRow, Path, attend_dense, attend_packed,
+};
+use kvant_kernels::device::{Gpu, GpuBuffer, Place};
+use kvant_kv_cache::{
+    CacheShape, Chunk, DeviceAttention, DeviceRoom, DeviceStore, Format, LayerShape, PageId,
+    PageStore, Row, Span, Staging, Tiles, pages_for,
+};
+
+use crate::random;
+
+/// Heads of a layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    pub(super) q: usize,
+    pub(super) kv: usize,
+    pub(super) dim: usize,
+}
+
+/// Tokens of the prompts of the sequences, and how many rows follow.
+const PROMPTS: [usize; 3] = [161, 63, 1];
+const CHUNK_TOKENS: usize = 100;
+const DECODED: usize = 40;
+const SEED: u64 = 5;
+
+/// The same sequences on both sides.
+struct Pair<'a> {
+    gpu: &'a Gpu,
+    heads: Heads,
+    cpu: (PageStore, Staging),
+    device: DeviceStore,
+    /// Of q, k, v and out.
+    buffers: [GpuBuffer; 4],
+    state: u64,
+    worst: f64,
+}
+
+/// The largest relative error of a query vector, against the CPU's kernels. Pages must be equal bit
+/// for bit.
+pub(super) fn cache_error(gpu: &Gpu, heads: Heads, format: Format) -> Result<f64> {
+    let longest = PROMPTS[0] + DECODED;
+    let stride = pages_for(longest);
+    let mut shape = CacheShape::dense([LayerShape { kv_heads: heads.kv, dim: heads.dim }]);
+    shape.layers[0].format = format;
+    let (pages, staging_tokens) = (stride * PROMPTS.len(), 4 * PAGE_TOKENS);
+    let room = DeviceRoom { pages, tails: PROMPTS.len(), staging_tokens, q_heads: heads.q };
+    let most = CHUNK_TOKENS * heads.q * heads.dim * size_of::<f32>();
+    let mut pair = Pair {
+        gpu,
+        heads,
+        cpu: (
+            PageStore::new(&shape, (pages, PROMPTS.len()), SEED),
+            Staging::new(&shape, staging_tokens),
+        ),
+        device: DeviceStore::new(gpu, &shape, room, SEED)?,
+        buffers: [gpu.alloc(most)?, gpu.alloc(most)?, gpu.alloc(most)?, gpu.alloc(most)?],
+        state: random::nth(11, heads.dim as u64),
+        worst: 0.0,
+    };
+    let lists: Vec<Vec<PageId>> = (0..PROMPTS.len())
+        .map(|index| (0..stride).map(|page| (page * PROMPTS.len() + index) as PageId).collect())
+        .collect();
+    for (index, total) in PROMPTS.into_iter().enumerate() {
+        pair.prompt(index as u32, total, &lists[index])?;
+    }
+    for step in 0..DECODED {
+        // The later ones join later.
+        let rows: Vec<Row<'_>> = (0..PROMPTS.len())
+            .filter(|index| step >= 3 * index)
+            .map(|index| Row {
+                pages: &lists[index],
+                tail: index as u32,
+                position: PROMPTS[index] + step - 3 * index,
+                tokens: 1,
+            })
+            .collect();
+        pair.decode(&rows)?;
+    }
+    pair.device.finish()?;
+    pair.same_pages(&lists, format)?;
+    Ok(pair.worst)
+}
+
+impl Pair<'_> {
+    fn numbers(&mut self, tokens: usize, heads: usize) -> Vec<f32> {
+        let count = tokens * heads * self.heads.dim;
+        (0..count).map(|_| random::normal(&mut self.state)).collect()
+    }
+
+    /// q, k and v of some tokens, on both sides.
+    fn tokens(&mut self, tokens: usize) -> Result<[Vec<f32>; 3]> {
+        let Heads { q, kv, .. } = self.heads;
+        let numbers = [q, kv, kv].map(|heads| self.numbers(tokens, heads));
+        for (buffer, numbers) in self.buffers.iter().zip(&numbers) {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_ne_bytes()).collect();
+            self.gpu.write(buffer, 0, &bytes)?;
+        }
+        Ok(numbers)
+    }
+
+    /// What the device gives of the step that has begun, against what the CPU gave.
+    fn compare(&mut self, want: &[f32]) -> Result<()> {
+        let Heads { q, dim, .. } = self.heads;
+        let attention =
+            DeviceAttention { q_heads: q, scale: self.scale(), window: None, soft_cap: None };
+        let place = |index: usize| Place::buffer(&self.buffers[index], 0);
+        let qkv = [place(0)?, place(1)?, place(2)?];
+        self.device.attend(0, qkv, &place(3)?, &attention)?;
+        self.device.finish()?;
+        let got = self.gpu.read(&self.buffers[3], 0..size_of_val(want))?;
+        let got: Vec<f32> = got.as_chunks().0.iter().map(|x| f32::from_ne_bytes(*x)).collect();
+        for (got, want) in got.chunks(dim).zip(want.chunks(dim)) {
+            let square = |x: f32| f64::from(x) * f64::from(x);
+            let rest: f64 = got.iter().zip(want).map(|(a, b)| square(a - b)).sum();
+            let own: f64 = want.iter().map(|x| square(*x)).sum();
+            let error = (rest / own.max(1e-12)).sqrt();
+            ensure!(error.is_finite(), "attention gave numbers that are not finite");
+            self.worst = self.worst.max(error);
+        }
+        Ok(())
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.heads.dim as f32).sqrt()
+    }
+
+    fn params(&self) -> AttendParams {
+        AttendParams { q_heads: self.heads.q, scale: self.scale(), window: None, softcap: None }
+    }
+
+    fn prompt(&mut self, tail: u32, total: usize, pages: &[PageId]) -> Result<()> {
+        let key = u64::from(tail);
+        self.cpu.1.open(key, total)?;
+        self.device.open(key, total)?;
+        for start in (0..total).step_by(CHUNK_TOKENS) {
+            let span = Span { start, end: (start + CHUNK_TOKENS).min(total), total };
+            let tokens = span.end - start;
+            let [q, k, v] = self.tokens(tokens)?;
+            let params = self.params();
+            let (store, staging) = &mut self.cpu;
+            staging.append(0, (key, start), &k, &v)?;
+            let mut want = vec![0.0; q.len()];
+            let (tiles, list) = staging.view(0, key)?;
+            let row = AttendRow { pages: list, position: start, tokens };
+            attend_dense(&mut want, &q, tiles, &[row], &params);
+            store.convert(0, (staging, key), span, Row { pages, tail, position: 0, tokens: 0 })?;
+            self.device.begin(&[], &[Chunk { key, span, pages, tail, recent: None }])?;
+            self.compare(&want)?;
+        }
+        self.cpu.1.close(key);
+        self.device.close(key);
+        Ok(())
+    }
+
+    fn decode(&mut self, rows: &[Row<'_>]) -> Result<()> {
+        let [q, k, v] = self.tokens(rows.len())?;
+        let params = self.params();
+        let (store, _) = &mut self.cpu;
+        store.append(0, rows, &k, &v);
+        let mut want = vec![0.0; q.len()];
+        match store.tiles(0) {
+            Tiles::Dense(tiles) => {
+                let row = |row: &Row<'_>| (row.position, row.tokens);
+                let rows: Vec<AttendRow<'_>> = rows
+                    .iter()
+                    .map(|of| AttendRow { pages: of.pages, position: row(of).0, tokens: row(of).1 })
+                    .collect();
+                attend_dense(&mut want, &q, tiles, &rows, &params);
+            }
+            Tiles::Packed(tiles) => {
+                let rows: Vec<PackedRow<'_>> = rows
+                    .iter()
+                    .map(|row| PackedRow {
+                        pages: &row.pages[..row.position / PAGE_TOKENS],
+                        tail: std::slice::from_ref(&row.tail),
+                        sinks: None,
+                        position: row.position,
+                        tokens: row.tokens,
+                        mask: None,
+                    })
+                    .collect();
+                let params = PackedParams {
+                    q_heads: params.q_heads,
+                    scale: params.scale,
+                    window: None,
+                    soft_cap: None,
+                    sink_logits: None,
+                    path: Path::best(),
+                };
+                attend_packed(&mut want, &q, tiles, &rows, &params);
+            }
+        }
+        self.device.begin(rows, &[])?;
+        self.compare(&want)
+    }
+
+    /// Full pages are the same bytes.
+    fn same_pages(&self, lists: &[Vec<PageId>], format: Format) -> Result<()> {
+        let (Tiles::Packed(tiles), Format::TurboQuant(_)) = (self.cpu.0.tiles(0), format) else {
+            return Ok(());
+        };
+        let bytes = self.heads.kv * tiles.layout.tile_bytes();
+        for (index, list) in lists.iter().enumerate() {
+            let length = PROMPTS[index] + DECODED - 3 * index;
+            // The newest page is in the tail.
+            for page in &list[..(length - 1) / PAGE_TOKENS] {
+                let want = &tiles.tiles[*page as usize * bytes..][..bytes];
+                ensure!(self.device.page(0, *page)? == want, "page {page} differs from the CPU's");
+            }
+        }
+        let (cpu, device) = (self.cpu.0.conversions(), self.device.conversions());
+        let counts = (device.pages, device.not_finite);
+        ensure!(
+            counts == (cpu.pages, cpu.not_finite),
+            "{counts:?} pages were packed, {} on the CPU",
+            cpu.pages
+        );
+        Ok(())
+    }
+}

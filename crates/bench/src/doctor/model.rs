@@ -1,0 +1,75 @@
+//! A model on a GPU beside the same model on the CPU: all kernels of a step together.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use kvant_engine::{DeviceRunner, ModelRunner, SchedulerLimits};
+use kvant_kernels::device::Gpu;
+use kvant_kv_cache::{
+    CacheShape, DeviceRoom, DeviceStore, LayerShape, LayerTraits, PAGE_TOKENS, PageStore, Staging,
+    Wish, decide,
+};
+use kvant_models::{Decoder, DecoderSpec, LayerSpec};
+
+use super::agreement::{Agreement, agreement, sample_requests};
+
+/// Sizes of the two caches.
+#[derive(Clone, Copy, Debug)]
+pub struct PairLoad {
+    /// Pages of the cache.
+    pub pages: usize,
+    /// Prompt tokens in staging.
+    pub staging_tokens: usize,
+    /// Tokens of a step.
+    pub step_tokens: usize,
+    /// Requests, one every few steps.
+    pub requests: usize,
+    /// Tokens that each of them asks for.
+    pub output_tokens: u32,
+}
+
+impl Default for PairLoad {
+    fn default() -> Self {
+        Self { pages: 64, staging_tokens: 512, step_tokens: 64, requests: 8, output_tokens: 24 }
+    }
+}
+
+/// The cache of a decoder by the name of a preset.
+fn shape_of(spec: &DecoderSpec, preset: &str) -> Result<CacheShape> {
+    let heads = spec.heads;
+    let layer = |layer: &LayerSpec| LayerTraits {
+        shape: LayerShape { kv_heads: heads.kv, dim: heads.dim },
+        queries_per_key: heads.q / heads.kv,
+        key_bias: spec.bias.qkv,
+        window: layer.window,
+    };
+    let wish = Wish { preset: preset.parse()?, ..Wish::default() };
+    Ok(decide(&spec.layers.iter().map(layer).collect::<Vec<_>>(), &wish)?)
+}
+
+/// One model on both, over the cache of a preset.
+pub fn model_agreement(
+    cpu: &Arc<Decoder>,
+    (on_gpu, gpu): (&Arc<Decoder>, &Gpu),
+    preset: &str,
+    load: &PairLoad,
+) -> Result<Agreement> {
+    let spec = cpu.spec();
+    let shape = shape_of(spec, preset)?;
+    let PairLoad { pages, staging_tokens, step_tokens, requests, output_tokens } = *load;
+    let sequences = requests.max(1);
+    let store = PageStore::new(&shape, (pages, sequences), 1);
+    let mut reference = ModelRunner::new(cpu.clone(), store, Staging::new(&shape, staging_tokens));
+    let room = DeviceRoom { pages, tails: sequences, staging_tokens, q_heads: spec.heads.q };
+    let store = DeviceStore::new(gpu, &shape, room, 1)?;
+    let mut other = DeviceRunner::new(on_gpu.clone(), gpu, store);
+    let limits = SchedulerLimits {
+        sequences,
+        cache_pages: pages,
+        staging_tiles: staging_tokens / PAGE_TOKENS,
+    };
+    let requests = sample_requests(spec.vocab as u32, requests, output_tokens);
+    let found = agreement(&mut reference, &mut other, (limits, step_tokens), requests)?;
+    ensure!(found.tokens > 0, "nothing was generated");
+    Ok(found)
+}
