@@ -20,7 +20,7 @@ CHANGES = {
 
 
 def main(folder):
-    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--all-features"]
     packages = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["packages"]
     copies = []
     for package in packages:
