@@ -8,11 +8,12 @@ mod model;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use kvant_kernels::cpu::Path;
-use kvant_kernels::device::Gpu;
-use kvant_kv_cache::{Format, average_bits, bits};
+use kvant_kernels::device::{Gpu, Spec};
+use kvant_kv_cache::{DeviceStore, Format, average_bits, bits};
 use kvant_models::Decoder;
 
 pub use agreement::{Agreement, agreement, sample_requests};
@@ -25,6 +26,9 @@ const ATTEND_ERROR: f64 = 2e-3;
 
 /// Part of the tokens that a model must choose as on the CPU, percent.
 const SAME_PERCENT: f64 = 99.0;
+
+/// Caches that a model is checked over.
+const MODEL_PRESETS: [&str; 4] = ["f16", "auto", "tq8", "tq4"];
 
 /// What came of one check.
 #[derive(Clone, Debug)]
@@ -77,7 +81,13 @@ fn cases() -> Result<Vec<(Heads, &'static str, Format)>> {
 
 /// All checks of the cache's kernels; `each` gets them as they are done.
 pub fn check_cache(gpu: &Gpu, each: &mut dyn FnMut(Check)) -> Result<()> {
-    for (heads, name, format) in cases()? {
+    let cases = cases()?;
+    let kernels = cases
+        .iter()
+        .map(|(heads, _, format)| Ok(DeviceStore::kernels(&heads.shape(*format), heads.q)?));
+    let kernels: Vec<_> = kernels.collect::<Result<_>>()?;
+    each(compiled(gpu, kernels.concat()));
+    for (heads, name, format) in cases {
         let Heads { q, kv, dim } = heads;
         if let Format::TurboQuant(widths) = format {
             let name = format!("kv_rotate, kv_restore, kv_encode, kv_gather: {name}, {dim} wide");
@@ -100,9 +110,21 @@ pub fn check_cache(gpu: &Gpu, each: &mut dyn FnMut(Check)) -> Result<()> {
     Ok(())
 }
 
+/// Kernels of several caches, compiled together.
+fn compiled(gpu: &Gpu, specs: Vec<Spec>) -> Check {
+    Check::run("kernels are compiled, or taken from disk", || {
+        let start = Instant::now();
+        gpu.prepare(specs)?;
+        Ok(format!("in {:.1} s", start.elapsed().as_secs_f64()))
+    })
+}
+
 /// Checks of a whole model over several caches: the model's own kernels, products, sampling.
 pub fn check_model(cpu: &Arc<Decoder>, on_gpu: (&Arc<Decoder>, &Gpu), each: &mut dyn FnMut(Check)) {
-    for preset in ["f16", "auto", "tq8", "tq4"] {
+    let kernels = MODEL_PRESETS.map(|preset| model::kernels(cpu.spec(), preset));
+    let kernels = kernels.into_iter().flat_map(Result::unwrap_or_default).collect();
+    each(compiled(on_gpu.1, kernels));
+    for preset in MODEL_PRESETS {
         each(Check::run(format!("model, {preset} cache"), || {
             let found = model_agreement(cpu, on_gpu, preset, &PairLoad::default())?;
             let Agreement { tokens, same, logprob } = found;

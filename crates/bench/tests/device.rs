@@ -59,7 +59,6 @@ fn tiny() -> ModelFiles {
 fn made_up(name: &str, [q_heads, kv_heads, dim]: [usize; 3], more: &str) -> ModelFiles {
     let hidden = q_heads * dim / 2;
     let folder: PathBuf = std::env::temp_dir().join(format!("kvant-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
     let text = format!(
         r#"{{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": {hidden},
         "intermediate_size": {}, "num_hidden_layers": 3, "num_attention_heads": {q_heads},
@@ -68,9 +67,14 @@ fn made_up(name: &str, [q_heads, kv_heads, dim]: [usize; 3], more: &str) -> Mode
         "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "float32"{more}}}"#,
         3 * hidden
     );
+    files_of(&folder, &text)
+}
+
+fn files_of(folder: &Path, text: &str) -> ModelFiles {
+    std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("config.json"), text).unwrap();
-    let files = ModelFiles::open_config_only(&folder).unwrap();
-    std::fs::remove_dir_all(&folder).unwrap();
+    let files = ModelFiles::open_config_only(folder).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
     files
 }
 
@@ -120,4 +124,17 @@ fn made_up_models_give_the_tokens_of_the_cpu() {
     for (name, heads) in [("wide", [8, 2, 128]), ("narrow", [6, 3, 64]), ("odd", [4, 4, 80])] {
         check(&made_up(name, heads, ""), &PRESETS, &PairLoad::default(), true);
     }
+}
+
+#[test]
+fn experts_give_the_tokens_of_the_cpu() {
+    let folder = std::env::temp_dir().join(format!("kvant-experts-{}", std::process::id()));
+    let text = r#"{"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
+        "hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 192,
+        "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "head_dim": 64, "vocab_size": 1000, "max_position_embeddings": 4096, "num_experts": 16,
+        "num_experts_per_tok": 4, "norm_topk_prob": true, "decoder_sparse_step": 1,
+        "mlp_only_layers": [], "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": true, "torch_dtype": "float32"}"#;
+    check(&files_of(&folder, text), &["f16", "tq4"], &PairLoad::default(), true);
 }

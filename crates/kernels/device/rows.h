@@ -1,4 +1,4 @@
-// Rows of matrices: lookup by token, pick by number, place between others.
+// Rows of matrices: lookup by token, pick by number, place between others, add with a weight.
 
 // A number of a matrix of f32 (0), f16 (1) or bf16 (2), which lies in words.
 KV_FN float kv_number(KV_DEVICE const uint *words, kv_size at, uint numbers) {
@@ -51,5 +51,23 @@ KV_KERNEL(kv_place, 128)
   for (uint e = 0; e < 4u; ++e) {
     const uint i = (4u * kv_group.x + e) * 128u + kv_tid;
     if (i < width) out[to + i] = x[from + i];
+  }
+}
+
+// rows: [picked], no number twice; weights: [picked]; x: [picked, width], added times its weight to
+// the row of out, [tokens, width], that it was picked from; a row outside is not. Grid: [width /
+// 512, picked].
+KV_KERNEL(kv_weigh, 128)
+(KV_IN(uint, rows, 0), KV_IN(float, weights, 1), KV_IN(float, x, 2), KV_OUT(float, out, 3),
+ KV_ARGS(KvPickParams, args, 4) KV_IDS) {
+  KV_BEGIN
+  const uint width = args.width, row = rows[kv_group.y];
+  if (row >= args.tokens) return;
+  const float weight = weights[kv_group.y];
+  const kv_size from = kv_size(kv_group.y) * width, to = kv_size(row) * width;
+  KV_UNROLL
+  for (uint e = 0; e < 4u; ++e) {
+    const uint i = (4u * kv_group.x + e) * 128u + kv_tid;
+    if (i < width) out[to + i] += weight * x[from + i];
   }
 }

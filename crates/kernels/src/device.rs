@@ -18,7 +18,7 @@ mod spec;
 use kvant_turboquant::Widths;
 
 pub use dense::{dense_block, dense_parts, dense_shared_bytes};
-pub use gpu::{Arg, Gpu, GpuBuffer, GpuError, GpuMatmul, GpuProgram, Place};
+pub use gpu::{Arg, Gpu, GpuBuffer, GpuError, GpuMark, GpuMatmul, GpuProgram, Place};
 pub use params::{
     AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
     GateParams, LookupParams, NormParams, PagesParams, Params, PartParams, PickParams, PlaceParams,
@@ -76,6 +76,8 @@ pub enum Kernel {
     Pick,
     /// Rows into columns of longer rows.
     Place,
+    /// Rows times weights, added to rows by number.
+    Weigh,
     /// f32 to 16 bits.
     Cast,
     /// A bias added to rows.
@@ -100,7 +102,7 @@ impl Kernel {
         Self::Merge,
     ];
     /// Those of a model, [`ops_program`].
-    pub const OPS: [Self; 11] = [
+    pub const OPS: [Self; 12] = [
         Self::Lookup,
         Self::Norm,
         Self::Angles,
@@ -108,6 +110,7 @@ impl Kernel {
         Self::Gate,
         Self::Pick,
         Self::Place,
+        Self::Weigh,
         Self::Cast,
         Self::Bias,
         Self::SoftCap,
@@ -133,6 +136,7 @@ impl Kernel {
             Self::Gate => "kv_gate",
             Self::Pick => "kv_pick",
             Self::Place => "kv_place",
+            Self::Weigh => "kv_weigh",
             Self::Cast => "kv_cast",
             Self::Bias => "kv_bias",
             Self::SoftCap => "kv_soft_cap",

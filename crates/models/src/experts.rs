@@ -1,9 +1,11 @@
 //! `Experts`: a mixture of experts. What a token gets depends on that token alone, bit for bit.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 
 use crate::floats::{floats, floats_mut};
+use crate::gpu::GpuStep;
 use crate::mlp::Gated;
+use crate::workspace::Views;
 use crate::{ExpertSpec, Linear};
 
 /// A router and the MLPs among which it picks.
@@ -27,20 +29,52 @@ impl Experts {
         Self { spec, router, mlps }
     }
 
-    /// x and out: `[tokens, hidden]`, contiguous. Unlike a plain MLP it allocates: how many tokens
-    /// an expert gets is known only when the router has spoken.
-    pub(crate) fn forward(&self, out: &Tensor, x: &Tensor) -> Result<()> {
-        out.inplace_op2(x, self)
+    /// From the normed copy of the stream to `delta`. Unlike a plain MLP it allocates: how many
+    /// tokens an expert gets is known only when the router has spoken.
+    pub(crate) fn forward(&self, views: &Views) -> Result<()> {
+        match &views.gpu {
+            None => views.delta.inplace_op2(&views.normed, self),
+            Some(step) => self.launch(step, views),
+        }
     }
 
-    fn compute(&self, out: &mut [f32], x: &[f32]) -> Result<()> {
-        let hidden = self.router.input();
+    /// The same on a GPU. The host waits for the scores: it picks as it does on the CPU.
+    fn launch(&self, step: &GpuStep, views: &Views) -> Result<()> {
+        let Some([scores, taken, given]) = &views.routed else { bail!("no room for experts") };
+        self.router.apply(scores, &views.normed, Some(step))?;
+        let visits = self.visits(&scores.flatten_all()?.to_vec1()?);
+        let all = || visits.iter().flatten();
+        let rows: Vec<u32> = all().map(|visit| visit.token as u32).collect();
+        let weights: Vec<f32> = all().map(|visit| visit.weight).collect();
+        step.visits(&rows, &weights)?;
+        views.delta.zero_set()?;
+        let mut first = 0;
+        for (mlp, visits) in self.mlps.iter().zip(&visits).filter(|(_, v)| !v.is_empty()) {
+            let own = |tensor: &Tensor| tensor.narrow(0, 0, visits.len());
+            let [taken, given] = [own(taken)?, own(given)?];
+            let [gate_up, gated] = [own(&views.gate_up)?, own(&views.gated)?];
+            step.visitors(&taken, &views.normed, first)?;
+            mlp.launch(step, [&taken, &given], [&gate_up, &gated])?;
+            step.weigh(&views.delta, &given, first)?;
+            first += visits.len();
+        }
+        Ok(())
+    }
+
+    /// Which tokens each expert is to compute, from the scores `[tokens, count]`.
+    fn visits(&self, scores: &[f32]) -> Vec<Vec<Visit>> {
         let mut visits: Vec<Vec<Visit>> = self.mlps.iter().map(|_| Vec::new()).collect();
-        for (token, scores) in self.router.compute(x)?.chunks(self.spec.count).enumerate() {
+        for (token, scores) in scores.chunks(self.spec.count).enumerate() {
             for (expert, weight) in picked(scores, &self.spec) {
                 visits[expert].push(Visit { token, weight });
             }
         }
+        visits
+    }
+
+    fn compute(&self, out: &mut [f32], x: &[f32]) -> Result<()> {
+        let hidden = self.router.input();
+        let visits = self.visits(&self.router.compute(x)?);
         out.fill(0.0);
         // In the order of experts: a token's sum has one order, whoever else is in the step.
         for (mlp, visits) in self.mlps.iter().zip(&visits).filter(|(_, v)| !v.is_empty()) {

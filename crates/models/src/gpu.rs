@@ -35,6 +35,9 @@ pub(crate) struct GpuStep {
     tables: Vec<GpuBuffer>,
     /// Positions of the tables.
     positions: usize,
+    /// Of a mixture of experts, those of all experts one after the other: rows of tokens, then, from
+    /// the middle on, weights.
+    visits: GpuBuffer,
 }
 
 /// What is added to the residual stream.
@@ -54,6 +57,8 @@ pub(crate) struct StepRoom {
     pub(crate) input: usize,
     /// The model's.
     pub(crate) context: usize,
+    /// Experts that a token uses; 0 where there are none.
+    pub(crate) experts: usize,
 }
 
 impl GpuStep {
@@ -71,6 +76,7 @@ impl GpuStep {
             narrow: alloc(2 * room.tokens * room.input)?,
             tables: rotaries.iter().map(table).collect::<Result<_>>()?,
             positions,
+            visits: alloc(2 * 4 * room.tokens * room.experts)?,
         })
     }
 
@@ -88,12 +94,12 @@ impl GpuStep {
         if let Some(position) = positions.iter().find(|at| **at as usize >= known) {
             bail!("position {position} is beyond the {known} that the GPU has angles for")
         }
-        self.put(0, &[ids, positions].concat())
+        self.put((&self.words, 0), &[ids, positions].concat())
     }
 
-    fn put(&self, at: usize, words: &[u32]) -> Result<()> {
+    fn put(&self, (to, at): (&GpuBuffer, usize), words: &[u32]) -> Result<()> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        self.gpu.write(&self.words, 4 * at, &bytes).map_err(Error::wrap)
+        self.gpu.write(to, 4 * at, &bytes).map_err(Error::wrap)
     }
 
     /// Angles of the step's positions by the table of a rotary embedding, `[tokens, rotated]`.
@@ -177,15 +183,20 @@ impl GpuStep {
     }
 
     /// The gated product of gate and up.
-    pub(crate) fn gate(&self, views: &Views, activation: Activation) -> Result<()> {
-        let (tokens, width) = views.gated.dims2()?;
+    pub(crate) fn gate(
+        &self,
+        gated: &Tensor,
+        gate_up: &Tensor,
+        activation: Activation,
+    ) -> Result<()> {
+        let (tokens, width) = gated.dims2()?;
         let activation = match activation {
             Activation::Silu => 0,
             Activation::GeluTanh => 1,
         };
         self.launch(
             (Kernel::Gate, [width.div_ceil(256), tokens, 1]),
-            [read(&views.gate_up), written(&views.gated)],
+            [read(gate_up), written(gated)],
             &GateParams { width: width as u32, activation },
         )
     }
@@ -199,10 +210,47 @@ impl GpuStep {
         if rows.len() > self.room {
             bail!("{} rows of logits after a step of {} tokens", rows.len(), self.room)
         }
-        self.put(2 * self.room, rows)?;
+        self.put((&self.words, 2 * self.room), rows)?;
         self.launch(
             (Kernel::Pick, [width.div_ceil(GROUP_NUMBERS), rows.len(), 1]),
             [kept(&self.words, 8 * self.room), read(x), written(out)],
+            &PickParams { width: width as u32, tokens: tokens as u32 },
+        )
+    }
+
+    /// Which tokens the experts take, those of one after those of another, and the weights of what
+    /// they give.
+    pub(crate) fn visits(&self, rows: &[u32], weights: &[f32]) -> Result<()> {
+        let room = self.visits.bytes() / 8;
+        if rows.len() > room || rows.len() != weights.len() {
+            bail!(
+                "{} visits of experts, {} weights, in a room of {room}",
+                rows.len(),
+                weights.len()
+            )
+        }
+        let weights: Vec<u32> = weights.iter().map(|weight| weight.to_bits()).collect();
+        self.put((&self.visits, 0), rows)?;
+        self.put((&self.visits, room), &weights)
+    }
+
+    /// The rows of x that visits from the `first` on name, as many as out has.
+    pub(crate) fn visitors(&self, out: &Tensor, x: &Tensor, first: usize) -> Result<()> {
+        let (tokens, width) = x.dims2()?;
+        self.launch(
+            (Kernel::Pick, [width.div_ceil(GROUP_NUMBERS), out.dim(0)?, 1]),
+            [kept(&self.visits, 4 * first), read(x), written(out)],
+            &PickParams { width: width as u32, tokens: tokens as u32 },
+        )
+    }
+
+    /// Adds what an expert gave to those rows of out, with its weights.
+    pub(crate) fn weigh(&self, out: &Tensor, x: &Tensor, first: usize) -> Result<()> {
+        let (tokens, width) = out.dims2()?;
+        let weights = self.visits.bytes() / 2 + 4 * first;
+        self.launch(
+            (Kernel::Weigh, [width.div_ceil(GROUP_NUMBERS), x.dim(0)?, 1]),
+            [kept(&self.visits, 4 * first), kept(&self.visits, weights), read(x), written(out)],
             &PickParams { width: width as u32, tokens: tokens as u32 },
         )
     }

@@ -157,10 +157,6 @@ impl Loader<'_> {
         let Some(experts) = mlp.experts else {
             return Ok(Mlp::Dense(self.gated(&format!("{layer}.mlp"), plain)?));
         };
-        if self.site.gpu().is_some() {
-            let what = "a mixture of experts is served on the CPU only; use --device cpu";
-            return Err(Error::unsupported(self.file, "experts", what));
-        }
         let (part, names) = if experts.mixtral_names {
             ("block_sparse_moe", ["w1", "w3", "w2"])
         } else {

@@ -1,11 +1,12 @@
 //! `Mlp`: the gated feed-forward part of a block, one or several of which a router picks.
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, bail};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use kvant_kernels::cpu::{gelu_gate, silu_gate};
 use rayon::prelude::*;
 
 use crate::experts::Experts;
 use crate::floats::{floats, floats_mut};
+use crate::gpu::GpuStep;
 use crate::norm::ALONE;
 use crate::workspace::Views;
 use crate::{Activation, Linear};
@@ -22,7 +23,7 @@ impl Mlp {
     pub(crate) fn forward(&self, views: &Views) -> Result<()> {
         match self {
             Self::Dense(gated) => gated.forward(views),
-            Self::Experts(experts) => experts.forward(&views.delta, &views.normed),
+            Self::Experts(experts) => experts.forward(views),
         }
     }
 
@@ -51,13 +52,25 @@ impl Gated {
     }
 
     fn forward(&self, views: &Views) -> Result<()> {
-        let gpu = views.gpu.as_deref();
-        self.gate_up.apply(&views.gate_up, &views.normed, gpu)?;
-        match gpu {
-            None => views.gated.inplace_op2(&views.gate_up, &Gate(self.activation))?,
-            Some(step) => step.gate(views, self.activation)?,
+        let Views { gate_up, gated, normed, delta, .. } = views;
+        if let Some(step) = &views.gpu {
+            return self.launch(step, [normed, delta], [gate_up, gated]);
         }
-        self.down.apply(&views.delta, &views.gated, gpu)
+        self.gate_up.forward(gate_up, normed)?;
+        gated.inplace_op2(gate_up, &Gate(self.activation))?;
+        self.down.forward(delta, gated)
+    }
+
+    /// The same on a GPU, of rows x to rows of out.
+    pub(crate) fn launch(
+        &self,
+        step: &GpuStep,
+        [x, out]: [&Tensor; 2],
+        [gate_up, gated]: [&Tensor; 2],
+    ) -> Result<()> {
+        self.gate_up.apply(gate_up, x, Some(step))?;
+        step.gate(gated, gate_up, self.activation)?;
+        self.down.apply(out, gated, Some(step))
     }
 
     /// The same on slices, with buffers of its own. x: `[tokens, hidden]`; returns the same shape.

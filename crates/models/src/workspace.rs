@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::gpu::{GpuStep, StepRoom};
-use crate::{DecoderSpec, Heads, Rotary, Site};
+use crate::{DecoderSpec, ExpertSpec, Heads, Rotary, Site};
 
 /// Buffers of one decoder's steps; whoever calls `Decoder::forward` owns them.
 #[derive(Debug)]
@@ -31,6 +31,7 @@ struct Widths {
     intermediate: usize,
     vocab: usize,
     context: usize,
+    experts: Option<ExpertSpec>,
     /// Turned elements of a head, of each rotary embedding.
     rotated: Vec<usize>,
 }
@@ -49,6 +50,8 @@ struct Buffers {
     delta: Tensor,
     angles: Vec<Tensor>,
     gpu: Option<Arc<GpuStep>>,
+    /// Of experts on a GPU: scores, what one of them takes, and what it gives.
+    routed: Option<[Tensor; 3]>,
 }
 
 /// The activations of a step.
@@ -86,6 +89,9 @@ pub(crate) struct Views {
     pub(crate) angles: Vec<Tensor>,
     /// What is on a GPU beside them, if they are.
     pub(crate) gpu: Option<Arc<GpuStep>>,
+    /// Of experts on a GPU: their scores, `[tokens, count]`, and what one of them takes and gives,
+    /// `[tokens, hidden]` each.
+    pub(crate) routed: Option<[Tensor; 3]>,
 }
 
 impl Workspace {
@@ -97,6 +103,7 @@ impl Workspace {
             intermediate: spec.intermediate,
             vocab: spec.vocab,
             context: spec.context,
+            experts: spec.mlp.experts,
             rotated: rotaries.iter().map(Rotary::rotated).collect(),
         };
         Self { widths, site: site.clone(), rotaries: rotaries.to_vec(), step: None, head: None }
@@ -166,7 +173,8 @@ impl Buffers {
         let Widths { hidden, heads, intermediate, context, .. } = *widths;
         let zeros = |length| zeros(length, site.device());
         let input = hidden.max(heads.q * heads.dim).max(intermediate);
-        let sizes = StepRoom { tokens: room, input, context };
+        let experts = widths.experts.map_or(0, |experts| experts.used);
+        let sizes = StepRoom { tokens: room, input, context, experts };
         let gpu = site.gpu().map(|gpu| GpuStep::new(gpu, sizes, rotaries).map(Arc::new));
         // A GPU has no memory of no bytes.
         let angles = widths.rotated.iter().map(|rotated| zeros((room * rotated).max(1)));
@@ -177,6 +185,14 @@ impl Buffers {
             inner: zeros(room * (heads.q * heads.dim).max(intermediate))?,
             delta: zeros(room * hidden)?,
             angles: angles.collect::<Result<_>>()?,
+            routed: match (widths.experts, &gpu) {
+                (Some(experts), Some(_)) => Some([
+                    zeros(room * experts.count)?,
+                    zeros(room * hidden)?,
+                    zeros(room * hidden)?,
+                ]),
+                _ => None,
+            },
             gpu: gpu.transpose()?,
         })
     }
@@ -193,6 +209,11 @@ impl Views {
         };
         let angles = buffers.angles.iter().zip(&widths.rotated);
         let angles = angles.map(|(angles, rotated)| first(angles, &[tokens, *rotated]));
+        let routed = buffers.routed.as_ref().map(|[scores, taken, given]| {
+            let count = scores.elem_count() / (taken.elem_count() / hidden);
+            let [taken, given] = [taken, given].map(|of| first(of, &[tokens, hidden]));
+            Ok::<_, candle_core::Error>([first(scores, &[tokens, count])?, taken?, given?])
+        });
         Ok(Self {
             tokens,
             residual: stream.get(0)?,
@@ -210,6 +231,7 @@ impl Views {
             delta: first(&buffers.delta, &[tokens, hidden])?,
             angles: angles.collect::<Result<_>>()?,
             gpu: buffers.gpu.clone(),
+            routed: routed.transpose()?,
         })
     }
 }

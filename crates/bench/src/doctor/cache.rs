@@ -21,6 +21,15 @@ pub(super) struct Heads {
     pub(super) dim: usize,
 }
 
+impl Heads {
+    /// A cache of one layer.
+    pub(super) fn shape(self, format: Format) -> CacheShape {
+        let mut shape = CacheShape::dense([LayerShape { kv_heads: self.kv, dim: self.dim }]);
+        shape.layers[0].format = format;
+        shape
+    }
+}
+
 /// Tokens of the prompts of the sequences, and how many rows follow.
 const PROMPTS: [usize; 3] = [161, 63, 1];
 const CHUNK_TOKENS: usize = 100;
@@ -44,8 +53,7 @@ struct Pair<'a> {
 pub(super) fn cache_error(gpu: &Gpu, heads: Heads, format: Format) -> Result<f64> {
     let longest = PROMPTS[0] + DECODED;
     let stride = pages_for(longest);
-    let mut shape = CacheShape::dense([LayerShape { kv_heads: heads.kv, dim: heads.dim }]);
-    shape.layers[0].format = format;
+    let shape = heads.shape(format);
     let (pages, staging_tokens) = (stride * PROMPTS.len(), 4 * PAGE_TOKENS);
     let room = DeviceRoom { pages, tails: PROMPTS.len(), staging_tokens, q_heads: heads.q };
     let most = CHUNK_TOKENS * heads.q * heads.dim * size_of::<f32>();
@@ -219,6 +227,9 @@ impl Pair<'_> {
             "{counts:?} pages were packed, {} on the CPU",
             cpu.pages
         );
+        // Metal does not say.
+        let timed = cfg!(not(feature = "cuda")) || !device.time.is_zero();
+        ensure!(timed || device.pages == 0, "the packing of {} pages took no time", device.pages);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use kvant_engine::{DeviceRunner, ModelRunner, SchedulerLimits};
-use kvant_kernels::device::Gpu;
+use kvant_kernels::device::{Gpu, Spec};
 use kvant_kv_cache::{
     CacheShape, DeviceRoom, DeviceStore, LayerShape, LayerTraits, PAGE_TOKENS, PageStore, Staging,
     Wish, decide,
@@ -45,6 +45,11 @@ fn shape_of(spec: &DecoderSpec, preset: &str) -> Result<CacheShape> {
     };
     let wish = Wish { preset: preset.parse()?, ..Wish::default() };
     Ok(decide(&spec.layers.iter().map(layer).collect::<Vec<_>>(), &wish)?)
+}
+
+/// What the kernels of a decoder's cache are compiled for.
+pub(super) fn kernels(spec: &DecoderSpec, preset: &str) -> Result<Vec<Spec>> {
+    Ok(DeviceStore::kernels(&shape_of(spec, preset)?, spec.heads.q)?)
 }
 
 /// One model on both, over the cache of a preset.

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use cudarc::driver::{CudaSlice, CudaStream};
 use kvant_kernels::PAGE_TOKENS;
 use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram};
@@ -14,7 +13,7 @@ use kvant_kernels::device::{
 };
 use kvant_turboquant::{Width, Widths};
 
-use crate::gpu::replay;
+use crate::gpu::{multiprocessors, replay};
 
 const DIM: usize = 128;
 const KV_HEADS: usize = 8;
@@ -216,9 +215,7 @@ impl Attention {
 
     /// How the product cuts these rows.
     pub(crate) fn cut(&self) -> Fallible<Cut> {
-        let attribute = CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let multiprocessors = self.stream.context().attribute(attribute)? as usize;
-        let gpu = (multiprocessors, override_occupancy(&self.spec));
+        let gpu = (multiprocessors(&self.stream)?, override_occupancy(&self.spec));
         Ok(Cut::of(&self.rows, KV_HEADS, gpu, 0))
     }
 

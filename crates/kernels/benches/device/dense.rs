@@ -15,7 +15,7 @@ use kvant_kernels::device::{
 };
 use kvant_turboquant::{Width, Widths};
 
-use crate::gpu::replay;
+use crate::gpu::{multiprocessors, replay};
 
 /// Heads of a model: numbers of one, key heads, query heads of a key head.
 #[derive(Clone, Copy)]
@@ -33,6 +33,7 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 
 /// All tables; `copy` is in bytes a second.
 pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
+    let multiprocessors = multiprocessors(stream)?;
     for tokens in [64, 8192] {
         let seconds = append(stream, tokens)?;
         let bytes = 12 * tokens * LLAMA.kv_heads * LLAMA.dim;
@@ -55,7 +56,8 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
         {
             let block = dense_block(dim, tokens, group);
             let groups = (tokens * group).div_ceil(block) * kv_heads;
-            let parts = dense_parts(block, groups, (position + tokens).div_ceil(PAGE_TOKENS));
+            let pages = (position + tokens).div_ceil(PAGE_TOKENS);
+            let parts = dense_parts(multiprocessors, (block, groups), pages);
             let seconds = case((1, position, tokens))?.time(block, parts)?;
             let seen = tokens * position + tokens * (tokens + 1) / 2;
             let work = (4 * dim * kv_heads * group * seen) as f64;
@@ -70,7 +72,8 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
                 .chain([(32, 4096), (32, 16_384), (64, 1024), (64, 4096), (64, 16_384)])
         {
             let case = case((batch, context - 1, 1))?;
-            let chosen = dense_parts(DENSE_FEW, batch * kv_heads, context / PAGE_TOKENS);
+            let blocks = (DENSE_FEW, batch * kv_heads);
+            let chosen = dense_parts(multiprocessors, blocks, context / PAGE_TOKENS);
             let seconds = case.time(DENSE_FEW, chosen)?;
             let mut others = String::new();
             for parts in [1, 2, 4, 8, 16, 32].into_iter().filter(|parts| *parts != chosen) {

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
+use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags_enum, CUstreamCaptureMode_enum};
 
 /// Replays of which the median counts.
@@ -22,6 +23,12 @@ pub(crate) fn replay(
     let graph = stream.end_capture(flags)?.ok_or("nothing was captured")?;
     graph.upload()?;
     median(stream, || Ok(graph.launch()?))
+}
+
+/// Of the GPU.
+pub(crate) fn multiprocessors(stream: &CudaStream) -> Result<usize, Box<dyn Error>> {
+    let attribute = CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    Ok(stream.context().attribute(attribute)? as usize)
 }
 
 /// Bytes a second of a copy within the device, reads and writes counted.

@@ -44,12 +44,15 @@ static void run(const engine::Ids &ids) {
     case 6:
       return kv_place(at<float>(0), at<float>(1), arguments<KvPlaceParams>(2), group, ids.tid);
     case 7:
-      return kv_cast(at<float>(0), at<ushort>(1), arguments<KvCastParams>(2), group, ids.tid);
+      return kv_weigh(at<uint>(0), at<float>(1), at<float>(2), at<float>(3),
+                      arguments<KvPickParams>(4), group, ids.tid);
     case 8:
-      return kv_bias(at<float>(0), at<float>(1), arguments<KvBiasParams>(2), group, ids.tid);
+      return kv_cast(at<float>(0), at<ushort>(1), arguments<KvCastParams>(2), group, ids.tid);
     case 9:
-      return kv_soft_cap(at<float>(0), arguments<KvSoftCapParams>(1), group, ids.tid);
+      return kv_bias(at<float>(0), at<float>(1), arguments<KvBiasParams>(2), group, ids.tid);
     case 10:
+      return kv_soft_cap(at<float>(0), arguments<KvSoftCapParams>(1), group, ids.tid);
+    case 11:
       return kv_sample(at<float>(0), at<KvSampleRow>(1), at<uint>(2), arguments<KvSampleParams>(3),
                        group, ids.tid);
   }

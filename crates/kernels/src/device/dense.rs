@@ -3,9 +3,6 @@
 use super::params::{AppendParams, DenseParams};
 use super::{APPEND_NUMBERS, DENSE_FEW, DENSE_MANY};
 
-/// About as many as a large GPU has.
-const MULTIPROCESSORS: usize = 128;
-
 impl AppendParams {
     /// Grid of `append` for heads of `dim` numbers.
     pub fn grid(&self, dim: usize) -> [usize; 3] {
@@ -44,10 +41,10 @@ pub fn dense_block(dim: usize, tokens: usize, group: usize) -> usize {
 }
 
 /// In how many parts to take rows of at most `pages` pages, where one part makes `groups` groups of
-/// `block` query vectors: so many that all of a large GPU works, and none of less than eight pages.
-pub fn dense_parts(block: usize, groups: usize, pages: usize) -> usize {
+/// `block` query vectors: so many that all of the GPU works, and none of less than eight pages.
+pub fn dense_parts(multiprocessors: usize, (block, groups): (usize, usize), pages: usize) -> usize {
     // What reads little for its products wants two groups a multiprocessor.
-    let enough = if block == DENSE_FEW { MULTIPROCESSORS } else { 2 * MULTIPROCESSORS };
+    let enough = if block == DENSE_FEW { multiprocessors } else { 2 * multiprocessors };
     (enough / groups.max(1)).min(pages / 8).max(1)
 }
 
@@ -91,8 +88,10 @@ mod tests {
             (DENSE_MANY, 128, 512, 2),
             (DENSE_MANY, 512, 512, 1),
         ] {
-            assert_eq!(dense_parts(block, groups, pages), want, "{block} {groups} {pages}");
+            let parts = dense_parts(132, (block, groups), pages);
+            assert_eq!(parts, want, "{block} {groups} {pages}");
         }
+        assert_eq!(dense_parts(16, (DENSE_FEW, 8), 2048), 2, "of a small GPU");
         assert_eq!(dense_block(128, 1, 4), DENSE_FEW);
         assert_eq!(dense_block(128, 512, 4), DENSE_MANY);
         assert_eq!(dense_block(256, 512, 4), DENSE_MANY / 2);

@@ -16,7 +16,9 @@ mod place;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[cfg(not(any(feature = "cuda", feature = "metal")))]
 use super::absent as backend;
@@ -45,6 +47,10 @@ struct Inside {
 /// Kernels that are ready to run on one GPU.
 #[derive(Debug)]
 pub struct GpuProgram(backend::Program);
+
+/// A moment in the queue of a GPU.
+#[derive(Debug)]
+pub struct GpuMark(backend::Mark);
 
 /// Memory of a GPU; freed when dropped.
 #[derive(Debug)]
@@ -75,6 +81,11 @@ impl Gpu {
     /// Name of the device.
     pub fn name(&self) -> &str {
         self.0.queue.name()
+    }
+
+    /// Multiprocessors: what work is cut for.
+    pub fn multiprocessors(&self) -> usize {
+        self.0.queue.multiprocessors()
     }
 
     /// Bytes that can still be allocated, those that the device keeps for reuse not counted.
@@ -114,14 +125,53 @@ impl Gpu {
 
     /// The kernels of the cache for one specification: kept in this process, and on disk.
     pub fn program(&self, spec: &Spec) -> Result<Arc<GpuProgram>, GpuError> {
-        let mut programs = self.0.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, program)) = programs.iter().find(|(known, _)| known == spec) {
-            return Ok(program.clone());
+        let find = |programs: &[(Spec, Arc<GpuProgram>)]| {
+            programs.iter().find(|(known, _)| known == spec).map(|(_, program)| program.clone())
+        };
+        if let Some(program) = find(&self.programs()) {
+            return Ok(program);
         }
         let program = self.0.queue.program(spec, self.0.compiled.as_deref())?;
-        let program = Arc::new(GpuProgram(program));
-        programs.push((spec.clone(), program.clone()));
-        Ok(program)
+        let mut programs = self.programs();
+        // Another thread may have been faster.
+        Ok(find(&programs).unwrap_or_else(|| {
+            let program = Arc::new(GpuProgram(program));
+            programs.push((spec.clone(), program.clone()));
+            program
+        }))
+    }
+
+    fn programs(&self) -> MutexGuard<'_, Vec<(Spec, Arc<GpuProgram>)>> {
+        self.0.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compiles the kernels of several specifications at the same time, where the compiler allows
+    /// that: [`Self::program`] then has them.
+    pub fn prepare(&self, specs: impl IntoIterator<Item = Spec>) -> Result<(), GpuError> {
+        let mut missing: Vec<Spec> = Vec::new();
+        for spec in specs {
+            let known = self.programs().iter().any(|(known, _)| *known == spec);
+            if !known && !missing.contains(&spec) {
+                missing.push(spec);
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if cfg!(feature = "cuda") { cores.min(missing.len()) } else { 1 };
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some(spec) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.program(spec)?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let ends = others
+                .into_iter()
+                .map(|other| other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            ends.fold(own, Result::and)
+        })
     }
 
     /// The kernels of a model, [`Kernel::OPS`].
@@ -171,6 +221,11 @@ impl Gpu {
         self.0.queue.matmul(out, x, weights, shape)
     }
 
+    /// Puts a mark into the queue.
+    pub fn mark(&self) -> Result<GpuMark, GpuError> {
+        self.0.queue.mark().map(GpuMark)
+    }
+
     /// Waits for everything in the queue.
     pub fn synchronize(&self) -> Result<(), GpuError> {
         self.0.queue.synchronize()
@@ -202,6 +257,14 @@ impl GpuProgram {
     /// Whether its `attend` writes results itself, so that `combine` is not launched.
     pub fn attend_combines(&self) -> bool {
         self.0.attend_combines()
+    }
+}
+
+impl GpuMark {
+    /// How long the GPU took from here to a later mark, for which it is waited; nothing where the
+    /// GPU does not say.
+    pub fn until(&self, later: &Self) -> Result<Duration, GpuError> {
+        self.0.until(&later.0)
     }
 }
 

@@ -62,8 +62,9 @@ impl Machine for Gpu {
         let _turn = TURN.lock();
         let put = |buffer: &Buffer<'_>| match buffer {
             Buffer::Input([]) => self.stream.alloc_zeros(1).unwrap(),
-            Buffer::Input(bytes) => self.stream.clone_htod(*bytes).unwrap(),
-            Buffer::Changed(bytes) => self.stream.clone_htod(*bytes).unwrap(),
+            Buffer::Input(bytes) | Buffer::Changed(bytes) => {
+                self.stream.clone_htod(*bytes).unwrap()
+            }
             Buffer::Output(size) => self.stream.clone_htod(&vec![0xFF_u8; *size]).unwrap(),
             Buffer::Zeroed(size) => self.stream.alloc_zeros(*size).unwrap(),
         };

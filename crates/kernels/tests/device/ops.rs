@@ -232,6 +232,29 @@ fn check_rows(machine: &impl Machine) {
         into[7..7 + hidden].copy_from_slice(row);
     }
     assert_eq!(found[0], expected);
+    check_weighed(machine, &table, hidden);
+}
+
+fn check_weighed(machine: &impl Machine, x: &[f32], width: usize) {
+    let (rows, tokens) = ([6_u32, 0, 9, 2, 1], 7);
+    let weights = numbers(rows.len(), 14);
+    let kept = numbers(tokens * width, 15);
+    let params = PickParams { width: width as u32, tokens: tokens as u32 };
+    let bytes = [&weights, x].map(bytes_of_floats);
+    let buffers = [
+        Buffer::Input(&bytes_of_words(&rows)),
+        Buffer::Input(&bytes[0]),
+        Buffer::Input(&bytes[1]),
+        Buffer::Changed(&bytes_of_floats(&kept)),
+    ];
+    let grid = [width.div_ceil(512), rows.len(), 1];
+    let found = run(machine, (Kernel::Weigh, grid), &buffers, &params);
+    let mut expected = kept;
+    for ((row, weight), x) in rows.iter().zip(weights).zip(x.chunks(width)) {
+        let Some(out) = expected.chunks_mut(width).nth(*row as usize) else { continue };
+        out.iter_mut().zip(x).for_each(|(out, x)| *out += weight * x);
+    }
+    assert_eq!(found[0], expected);
 }
 
 fn check_numbers(machine: &impl Machine) {

@@ -215,7 +215,8 @@ impl Rows {
         let block = dense_block(machine.dim, longest, machine.group);
         let blocks = (longest * machine.group).div_ceil(block);
         let groups = self.dense_decode.len() * machine.kv_heads * blocks;
-        dense_parts(block, groups, most).min(machine.room / decoded.max(1)).max(1)
+        let parts = dense_parts(machine.groups.0, (block, groups), most);
+        parts.min(machine.room / decoded.max(1)).max(1)
     }
 
     fn list(&mut self, pages: impl IntoIterator<Item = PageId>) -> usize {

@@ -7,7 +7,7 @@ use kvant_kernels::device::{
     Activations, Arg, AttendParams, Gpu, GpuBuffer, GpuError, GpuProgram, Kernel, PagesParams,
     Place, Spec, rule_code, sign_words,
 };
-use kvant_turboquant::PageLayout;
+use kvant_turboquant::{PageLayout, Widths};
 
 use super::lists::{List, PackedRows};
 use super::pages::GpuPages;
@@ -33,7 +33,6 @@ pub(super) struct GpuPacked {
     /// Signs of the rotations and codes of the scale rules.
     signs: [[u32; 8]; 2],
     rules: [u32; 2],
-    /// Kernels whose vectors are f16, as pages to be packed are, and f32, as queries are.
     encode: Arc<GpuProgram>,
     pub(super) attend: Arc<GpuProgram>,
     /// Query vectors that share a read of a page.
@@ -58,10 +57,7 @@ impl GpuPacked {
         let PackedSpec { shape, widths, rules, .. } = spec;
         let layout = PageLayout::new(shape.dim, widths);
         let queries = queries(q_heads, shape);
-        let kernels = |activations| {
-            let spec = Spec::new(shape.dim, widths, activations)?;
-            Ok::<_, Error>(gpu.program(&spec.with_queries(queries))?)
-        };
+        let [encode, attend] = specs_of(shape, widths, q_heads)?;
         let page_bytes = shape.kv_heads * layout.tile_bytes();
         Ok(Self {
             shape,
@@ -71,8 +67,8 @@ impl GpuPacked {
             staging: GpuPages::new(gpu, shape, room.tiles)?,
             signs: spec.rotations().each_ref().map(sign_words),
             rules: rules.map(rule_code),
-            encode: kernels(Activations::F16)?,
-            attend: kernels(Activations::F32)?,
+            encode: gpu.program(&encode)?,
+            attend: gpu.program(&attend)?,
             queries,
         })
     }
@@ -196,6 +192,20 @@ impl GpuPacked {
     pub(super) fn shape(&self) -> LayerShape {
         self.shape
     }
+}
+
+/// What kernels of a layer are compiled for: those that pack, whose vectors are f16 as pages are,
+/// and those that attend, whose vectors are f32 as queries are.
+pub(super) fn specs_of(
+    shape: LayerShape,
+    widths: Widths,
+    q_heads: usize,
+) -> Result<[Spec; 2], Error> {
+    let spec = |activations| {
+        let spec = Spec::new(shape.dim, widths, activations)?;
+        Ok::<_, Error>(spec.with_queries(queries(q_heads, shape)))
+    };
+    Ok([spec(Activations::F16)?, spec(Activations::F32)?])
 }
 
 /// Query vectors of a key head that share one read of its pages.

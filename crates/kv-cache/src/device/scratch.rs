@@ -1,6 +1,6 @@
 //! `Scratch`: what a step leaves on the GPU for its kernels: lists, parts of attention, counts.
 
-use kvant_kernels::device::{Gpu, GpuBuffer, GpuError, Place};
+use kvant_kernels::device::{Gpu, GpuBuffer, GpuError, GpuMark, Place};
 
 use super::lists::List;
 use super::packed::GpuPacked;
@@ -27,6 +27,8 @@ pub(super) struct Scratch {
     pub(super) counters: GpuBuffer,
     /// Pages packed in this step so far, each layer's for itself, with their heads.
     packed: Vec<(usize, usize)>,
+    /// Before and behind what packed them.
+    marks: Vec<[GpuMark; 2]>,
 }
 
 impl Scratch {
@@ -40,6 +42,7 @@ impl Scratch {
             counters: gpu.alloc(4 * vectors)?,
             strange: gpu.alloc(4)?,
             packed: Vec::new(),
+            marks: Vec::new(),
         })
     }
 
@@ -63,6 +66,7 @@ impl Scratch {
             }
         }
         self.packed.clear();
+        self.marks.clear();
         gpu.write(&self.lists, 0, &bytes)
     }
 
@@ -90,6 +94,18 @@ impl Scratch {
         Place::buffer(&self.lists, list.byte())
     }
 
+    /// Lets the GPU time what `pack` puts into its queue.
+    pub(super) fn timed(
+        &mut self,
+        gpu: &Gpu,
+        pack: impl FnOnce(&mut Self) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let before = gpu.mark()?;
+        pack(self)?;
+        self.marks.push([before, gpu.mark()?]);
+        Ok(())
+    }
+
     /// Packs a list of pages, and keeps room for what is found strange about them.
     pub(super) fn pack(
         &mut self,
@@ -114,6 +130,9 @@ impl Scratch {
             return Ok(());
         }
         let counts = gpu.read(&self.strange, 0..8 * heads)?;
+        for [before, behind] in self.marks.drain(..) {
+            sums.time += before.until(&behind)?;
+        }
         let mut counts = counts.as_slice();
         for (pages, heads) in self.packed.drain(..) {
             sums.pages += pages as u64;

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use kvant_kernels::device::{Activations, Gpu, GpuProgram, Place, Spec};
+use kvant_kernels::device::{
+    Activations, Gpu, GpuError, GpuProgram, Place, Spec, override_occupancy,
+};
 use kvant_turboquant::{Width, Widths};
 
 use super::lists::{Chunk, List, Lists, Machine};
-use super::packed::{GpuPacked, Room, queries};
+use super::packed::{GpuPacked, Room, queries, specs_of};
 use super::pages::{GpuPages, NewTokens};
 use super::scratch::Scratch;
 use crate::error::Error;
@@ -17,8 +19,6 @@ use crate::pages::PageId;
 use crate::signature::Signature;
 use crate::store::{Conversions, Row, Span};
 
-/// Multiprocessors of a large GPU, and groups of attention over packed pages that each takes.
-const GROUPS: (usize, usize) = (132, 4);
 /// Parts times query tokens of a launch that there is room for.
 pub(super) const PART_TOKENS: usize = 4096;
 
@@ -86,12 +86,13 @@ impl DeviceStore {
     pub fn new(gpu: &Gpu, shape: &CacheShape, room: DeviceRoom, seed: u64) -> Result<Self, Error> {
         let DeviceRoom { pages, tails, staging_tokens, q_heads } = room;
         let tiles = pages_for(staging_tokens);
+        gpu.prepare(Self::kernels(shape, q_heads)?)?;
         let mut layers = Vec::new();
         for (index, layer) in shape.layers.iter().enumerate() {
             layers.push(match layer.format {
                 Format::Dense => Layer::Dense(
                     GpuPages::new(gpu, layer.shape, pages)?,
-                    dense_program(gpu, shape, layer.shape, q_heads)?,
+                    gpu.program(&dense_spec(shape, layer.shape, q_heads)?)?,
                 ),
                 Format::TurboQuant(widths) => {
                     let rules = shape.rules(widths);
@@ -101,7 +102,7 @@ impl DeviceStore {
                 }
             });
         }
-        let machine = machine(shape, q_heads);
+        let machine = machine(gpu, shape, q_heads)?;
         Ok(Self {
             gpu: gpu.clone(),
             layers,
@@ -113,6 +114,19 @@ impl DeviceStore {
             pages,
             conversions: Conversions::default(),
         })
+    }
+
+    /// What the kernels of a store are compiled for, so that those of several stores can be compiled
+    /// together.
+    pub fn kernels(shape: &CacheShape, q_heads: usize) -> Result<Vec<Spec>, Error> {
+        let mut specs = Vec::new();
+        for layer in &shape.layers {
+            match layer.format {
+                Format::Dense => specs.push(dense_spec(shape, layer.shape, q_heads)?),
+                Format::TurboQuant(widths) => specs.extend(specs_of(layer.shape, widths, q_heads)?),
+            }
+        }
+        Ok(specs)
     }
 
     /// Bytes beside pages, tails and staging that a store takes for attention.
@@ -139,7 +153,8 @@ impl DeviceStore {
         bytes.sum::<u64>() + self.scratch.bytes()
     }
 
-    /// What was packed since the store was made. The queue does not say how long it took.
+    /// What was packed since the store was made, and how long the GPU took for it; Metal does not
+    /// say.
     pub fn conversions(&self) -> Conversions {
         self.conversions
     }
@@ -163,7 +178,26 @@ impl DeviceStore {
         self.lists = Lists::new((rows, chunks), &mut self.loans, packed, self.machine)?;
         let packed = self.lists.seals.count + self.lists.converts.count;
         let heads: usize = self.layers.iter().map(|layer| layer.shape().kv_heads).sum();
-        Ok(self.scratch.begin(&self.gpu, &self.lists.words, packed * heads)?)
+        self.scratch.begin(&self.gpu, &self.lists.words, packed * heads)?;
+        Ok(self.seal()?)
+    }
+
+    /// Packs the tails that are full, in all layers, before a step writes into them.
+    fn seal(&mut self) -> Result<(), GpuError> {
+        let Self { gpu, layers, lists, scratch, .. } = self;
+        if lists.seals.count == 0 {
+            return Ok(());
+        }
+        let packed = layers.iter().filter_map(|layer| match layer {
+            Layer::Dense(..) => None,
+            Layer::Packed(packed) => Some(&**packed),
+        });
+        scratch.timed(gpu, |scratch| {
+            for packed in packed {
+                scratch.pack(gpu, packed, (&packed.tails, lists.seals))?;
+            }
+            Ok(())
+        })
     }
 
     /// Brings a whole prompt out of the pages of a store that keeps 16 bits: what staging would
@@ -192,8 +226,9 @@ impl DeviceStore {
                     }
                 }
                 Layer::Packed(own) => {
-                    self.scratch.pack(&self.gpu, own, (source, pages))?;
-                    own.tails.copy_from(&self.gpu, row.tail, (source, from[last]))?;
+                    let gpu = &self.gpu;
+                    self.scratch.timed(gpu, |scratch| scratch.pack(gpu, own, (source, pages)))?;
+                    own.tails.copy_from(gpu, row.tail, (source, from[last]))?;
                 }
             }
         }
@@ -231,7 +266,6 @@ impl DeviceStore {
                 }
             }
             Layer::Packed(packed) => {
-                scratch.pack(gpu, packed, (&packed.tails, lists.seals))?;
                 let with = (&*gpu, &*packed.attend);
                 packed.tails.append(with, &new, scratch.place(lists.to_tails)?)?;
                 packed.attend(gpu, &asked, scratch, (&packed.tails, lists.decode))?;
@@ -240,7 +274,10 @@ impl DeviceStore {
                     staging.append(with, &new, scratch.place(lists.to_staging)?)?;
                     staging.attend(with, &asked, scratch, lists.staged_chunks)?;
                     packed.attend(gpu, &asked, scratch, (staging, lists.early))?;
-                    scratch.pack(gpu, packed, (staging, lists.converts))?;
+                    if lists.converts.count > 0 {
+                        let pages = (staging, lists.converts);
+                        scratch.timed(gpu, |scratch| scratch.pack(gpu, packed, pages))?;
+                    }
                 }
             }
         }
@@ -292,34 +329,35 @@ impl Layer {
 }
 
 /// What decides how rows are cut: of the packed layers, or where there are none, of all.
-fn machine(shape: &CacheShape, q_heads: usize) -> Machine {
+fn machine(gpu: &Gpu, shape: &CacheShape, q_heads: usize) -> Result<Machine, Error> {
     let packed = shape.layers.iter().find(|layer| layer.format != Format::Dense);
     let layer = packed.or(shape.layers.first());
     let heads = layer.map_or(LayerShape { kv_heads: 1, dim: 1 }, |layer| layer.shape);
-    Machine {
-        groups: GROUPS,
+    let each = match packed.map(|layer| layer.format) {
+        Some(Format::TurboQuant(widths)) => {
+            override_occupancy(&Spec::new(heads.dim, widths, Activations::F32)?)
+        }
+        _ => 1,
+    };
+    Ok(Machine {
+        groups: (gpu.multiprocessors(), each),
         kv_heads: heads.kv_heads,
         group: q_heads / heads.kv_heads,
         dim: heads.dim,
         queries: queries(q_heads, heads),
         room: PART_TOKENS,
-    }
+    })
 }
 
 /// The kernels of a layer that is not packed: those of a packed one of the same heads, if there is
 /// one, so that fewer are compiled.
-fn dense_program(
-    gpu: &Gpu,
-    shape: &CacheShape,
-    heads: LayerShape,
-    q_heads: usize,
-) -> Result<Arc<GpuProgram>, Error> {
+fn dense_spec(shape: &CacheShape, heads: LayerShape, q_heads: usize) -> Result<Spec, Error> {
     let same = shape.layers.iter().filter(|layer| layer.shape == heads);
     let mut widths = same.filter_map(|layer| match layer.format {
         Format::Dense => None,
         Format::TurboQuant(widths) => Some(widths),
     });
     let any = Widths { keys: Width::CACHE[0], values: Width::CACHE[0] };
-    let spec = Spec::new(heads.dim, widths.next().unwrap_or(any), Activations::F32)?;
-    Ok(gpu.program(&spec.with_queries(queries(q_heads, heads)))?)
+    let [_, attend] = specs_of(heads, widths.next().unwrap_or(any), q_heads)?;
+    Ok(attend)
 }

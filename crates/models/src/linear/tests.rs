@@ -5,6 +5,7 @@ use candle_core::Device;
 use candle_core::quantized::QTensor;
 
 use super::*;
+use crate::gpu::StepRoom;
 
 /// A matrix in -1..1 that no format holds exactly, as stored and as it reads back.
 fn matrix(dtype: WeightDtype, shape: [usize; 2], seed: usize) -> (TensorView, Vec<f32>) {
@@ -134,4 +135,58 @@ fn what_does_not_fit_is_an_error() {
     assert!(linear.forward(&out, &zeros((1, 65)).unwrap()).is_err());
     assert!(linear.forward(&out, &zeros((2, 64)).unwrap()).is_err());
     assert!(linear.forward(&out, &zeros((1, 64)).unwrap()).is_ok());
+}
+
+/// Where there is a GPU. Floats take activations of their own kind, candle's products with blocks
+/// take them to 8 bits; few rows, some, and many have kernels of their own.
+#[test]
+fn every_format_agrees_with_f64_on_a_gpu() {
+    let site = match Site::cuda(0, None).or_else(|_| Site::metal(0, None)) {
+        Ok(site) => site,
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    let room = StepRoom { tokens: 200, input: 2048, context: 256, experts: 0 };
+    let step = GpuStep::new(site.gpu().unwrap(), room, &[]).unwrap();
+    let mut wrong = Vec::new();
+    for dtype in WeightDtype::ALL {
+        let bound = match dtype {
+            WeightDtype::F32 => 1e-5,
+            WeightDtype::F16 => 1e-3,
+            WeightDtype::BF16 => 5e-3,
+            _ => 1.5e-2,
+        };
+        for input in [dtype.block_elements().max(32) * 3, 256, 768, 2048] {
+            for output in [1, 35, 200] {
+                let (view, exact) = matrix(dtype, [output, input], 11);
+                let linear = Linear::joined_at(&site, &[view], None).unwrap();
+                for rows in [1, 2, 5, 8, 9, 64, 200] {
+                    let x = activations(rows, input);
+                    let on_gpu = Tensor::from_slice(&x, (rows, input), site.device()).unwrap();
+                    let out = Tensor::full(f32::NAN, (rows, output), site.device()).unwrap();
+                    linear.apply(&out, &on_gpu, Some(&step)).unwrap();
+                    let out = out.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                    let error = relative_error(&out, (&x, &exact), input);
+                    if error.is_nan() || error > bound {
+                        wrong.push(format!("{dtype:?} {rows} x {input} x {output}: {error:.1e}"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Of a product, against f64.
+fn relative_error(found: &[f32], (x, weights): (&[f32], &[f32]), input: usize) -> f64 {
+    let (mut rest, mut own) = (0.0, 0.0);
+    let mut found = found.iter();
+    for x in x.chunks(input) {
+        for weights in weights.chunks(input) {
+            let products = x.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w));
+            let exact: f64 = products.sum();
+            rest += (f64::from(*found.next().unwrap()) - exact).powi(2);
+            own += exact.powi(2);
+        }
+    }
+    (rest / own).sqrt()
 }

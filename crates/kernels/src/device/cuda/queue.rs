@@ -8,14 +8,17 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{Device, Storage, Tensor};
 use cudarc::cublas::sys as blas;
 use cudarc::cublas::{CudaBlas, result as cublas};
 use cudarc::driver::result as driver;
+use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+use cudarc::driver::sys::CUevent_flags_enum::CU_EVENT_DEFAULT;
 use cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr};
 
 use super::{CudaError, CudaProgram};
 use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, Place, Spec};
@@ -30,7 +33,12 @@ pub(in crate::device) struct Queue {
     /// Kept for cuBLAS.
     _blas_memory: CudaSlice<u8>,
     name: String,
+    multiprocessors: usize,
 }
+
+/// A moment in the queue.
+#[derive(Debug)]
+pub(in crate::device) struct Mark(CudaEvent);
 
 pub(in crate::device) type Program = CudaProgram;
 
@@ -51,19 +59,29 @@ impl Queue {
         unsafe { device.disable_event_tracking() };
         let stream = device.cuda_stream();
         keep_freed_memory(&stream)?;
-        let blas = CudaBlas::new(stream.clone()).map_err(|error| refused(&error))?;
+        let blas = CudaBlas::new(stream.clone()).map_err(refused)?;
         let blas_memory = stream.alloc_zeros::<u8>(BLAS_BYTES)?;
         let (memory, _) = blas_memory.device_ptr(&stream);
         // SAFETY: the memory lives as long as the handle.
         unsafe { blas::cublasSetWorkspace_v2(*blas.handle(), memory as *mut c_void, BLAS_BYTES) }
             .result()
-            .map_err(|error| refused(&error))?;
-        let name = stream.context().name()?;
-        Ok(Self { stream, blas, _blas_memory: blas_memory, name })
+            .map_err(refused)?;
+        let context = stream.context();
+        let name = context.name()?;
+        let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
+        Ok(Self { stream, blas, _blas_memory: blas_memory, name, multiprocessors })
     }
 
     pub(in crate::device) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(in crate::device) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    pub(in crate::device) fn mark(&self) -> Result<Mark, GpuError> {
+        Ok(Mark(self.stream.record_event(Some(CU_EVENT_DEFAULT))?))
     }
 
     pub(in crate::device) fn free_bytes(&self) -> Result<u64, GpuError> {
@@ -127,6 +145,7 @@ impl Queue {
         Ok(CudaProgram::new(&self.stream, spec, portable, compiled)?)
     }
 
+    #[expect(clippy::unused_self, reason = "other GPUs launch through their queue")]
     pub(in crate::device) fn launch(
         &self,
         (program, kernel): (&Program, Kernel),
@@ -181,7 +200,7 @@ impl Queue {
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
-        .map_err(|error| refused(&error))
+        .map_err(refused)
     }
 
     pub(in crate::device) fn synchronize(&self) -> Result<(), GpuError> {
@@ -192,6 +211,13 @@ impl Queue {
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Queue").field(&self.name).finish()
+    }
+}
+
+impl Mark {
+    pub(in crate::device) fn until(&self, later: &Self) -> Result<Duration, GpuError> {
+        let milliseconds = self.0.elapsed_ms(&later.0)?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
     }
 }
 
@@ -247,7 +273,7 @@ fn keep_freed_memory(stream: &Arc<CudaStream>) -> Result<(), GpuError> {
     Ok(())
 }
 
-fn refused(error: &cudarc::cublas::result::CublasError) -> GpuError {
+fn refused(error: cudarc::cublas::result::CublasError) -> GpuError {
     GpuError::Driver(error.to_string())
 }
 
