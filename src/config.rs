@@ -44,6 +44,7 @@ pub(crate) struct ModelConfig {
     pub(crate) device: String,
     pub(crate) threads: usize,
     pub(crate) pin_threads: bool,
+    pub(crate) replay: bool,
 }
 
 /// Where weights come from.
@@ -133,6 +134,7 @@ impl Default for ModelConfig {
             device: "auto".to_owned(),
             threads: 0,
             pin_threads: false,
+            replay: true,
         }
     }
 }

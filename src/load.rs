@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use kvant_engine::memory::{MemoryInputs, MemoryPlan};
 use kvant_engine::{
     AttentionRoad, Device, DeviceName, DeviceRunner, Engine, EngineOptions, Handle, ModelRunner,
-    build_name,
+    Replay, build_name,
 };
 use kvant_kv_cache::{
     CacheShape, DeviceRoom, DeviceStore, PageStore, Staging, Wish, average_bits, bits,
@@ -142,7 +142,9 @@ impl Opened {
                 q_heads: decoder.spec().heads.q,
             };
             let store = DeviceStore::new(gpu, &self.shape, room, config.cache.seed)?;
-            return Ok(Engine::start(DeviceRunner::new(decoder, gpu, store), options));
+            let replay = if config.model.replay { Replay::On } else { Replay::Off };
+            let runner = DeviceRunner::new(decoder, gpu, store).replaying(replay);
+            return Ok(Engine::start(runner, options));
         }
         let road = match config.cache.attention {
             AttentionConfig::Fused => AttentionRoad::Fused,

@@ -38,13 +38,14 @@ const fn key(section: &'static str, name: &'static str, bound: Bound) -> Key {
 }
 
 /// In the order of `config/default.toml`.
-pub(super) const KEYS: [Key; 30] = [
+pub(super) const KEYS: [Key; 31] = [
     key("model", "name", Bound::Text),
     key("model", "revision", Bound::Text),
     key("model", "load_format", Bound::OneOf(&["auto", "dummy"])),
     key("model", "device", Bound::Text),
     key("model", "threads", Bound::Integer(0, 1024)),
     key("model", "pin_threads", Bound::Flag),
+    key("model", "replay", Bound::Flag),
     key("cache", "preset", Bound::OneOf(&PRESETS)),
     key("cache", "key_bits", Bound::Integer(0, 8)),
     key("cache", "value_bits", Bound::Integer(0, 8)),

@@ -19,7 +19,7 @@ mod table;
 
 pub use doctor::{
     Agreement, Check, PairLoad, agreement, check_cache, check_model, model_agreement,
-    processor_path, sample_requests,
+    processor_path, replay_agreement, sample_requests,
 };
 pub use kernels::{HeadShape, KernelLoad, KernelTable, NamedWidths, kernels};
 pub use needle::{

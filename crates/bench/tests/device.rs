@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-use kvant_bench::{Check, PairLoad, check_cache, model_agreement};
+use kvant_bench::{Check, PairLoad, check_cache, model_agreement, replay_agreement};
 use kvant_engine::{Device, DeviceName};
 use kvant_models::ModelFiles;
 
@@ -56,7 +56,7 @@ fn tiny() -> ModelFiles {
 }
 
 /// A folder with the config.json of a made-up model.
-fn made_up(name: &str, [q_heads, kv_heads, dim]: [usize; 3], more: &str) -> ModelFiles {
+fn made_up(name: &str, [q_heads, kv_heads, dim]: [usize; 3], dtype: &str) -> ModelFiles {
     let hidden = q_heads * dim / 2;
     let folder: PathBuf = std::env::temp_dir().join(format!("kvant-{name}-{}", std::process::id()));
     let text = format!(
@@ -64,7 +64,7 @@ fn made_up(name: &str, [q_heads, kv_heads, dim]: [usize; 3], more: &str) -> Mode
         "intermediate_size": {}, "num_hidden_layers": 3, "num_attention_heads": {q_heads},
         "num_key_value_heads": {kv_heads}, "head_dim": {dim}, "vocab_size": 1000,
         "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "float32"{more}}}"#,
+        "hidden_act": "silu", "tie_word_embeddings": true, "torch_dtype": "{dtype}"}}"#,
         3 * hidden
     );
     files_of(&folder, &text)
@@ -122,7 +122,7 @@ fn large_chunks_and_small_ones() {
 #[test]
 fn made_up_models_give_the_tokens_of_the_cpu() {
     for (name, heads) in [("wide", [8, 2, 128]), ("narrow", [6, 3, 64]), ("odd", [4, 4, 80])] {
-        check(&made_up(name, heads, ""), &PRESETS, &PairLoad::default(), true);
+        check(&made_up(name, heads, "float32"), &PRESETS, &PairLoad::default(), true);
     }
 }
 
@@ -137,4 +137,27 @@ fn experts_give_the_tokens_of_the_cpu() {
         "mlp_only_layers": [], "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
         "tie_word_embeddings": true, "torch_dtype": "float32"}"#;
     check(&files_of(&folder, text), &["f16", "tq4"], &PairLoad::default(), true);
+}
+
+/// Joins, leaves, page borders and preemption over thousands of steps: every token and every
+/// log-probability of a replayed step is that of the same launches one by one, bit for bit.
+#[test]
+fn replayed_steps_are_those_of_their_launches() {
+    let Some(device) = device() else { return };
+    let gpu = device.gpu().unwrap();
+    if !gpu.records() {
+        return eprintln!("skipped: {} does not record launches", gpu.name());
+    }
+    let narrow = made_up("replayed", [8, 2, 128], "bfloat16");
+    let (files, dummy) = (tiny(), narrow.load_dummy_at(&device.site, 1).unwrap());
+    let tiny = files.load_at(&device.site, &mut |_, _| {}).unwrap();
+    let plenty = PairLoad { pages: 512, requests: 40, output_tokens: 400, ..PairLoad::default() };
+    let few = PairLoad { pages: 24, requests: 10, output_tokens: 200, ..PairLoad::default() };
+    for decoder in [Arc::new(tiny), Arc::new(dummy)] {
+        for (preset, load) in [("tq4", &plenty), ("auto", &few), ("f16", &plenty)] {
+            let found = replay_agreement((&decoder, gpu), preset, load).unwrap();
+            eprintln!("{preset}: {found:?}");
+            assert_eq!((found.same, found.logprob), (found.tokens, 0.0), "{preset}");
+        }
+    }
 }

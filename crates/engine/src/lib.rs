@@ -31,8 +31,8 @@ pub use request::{
     TokenLogprob, Usage,
 };
 pub use runner::{
-    AttentionRoad, DeviceRunner, ModelRunner, Prompts, Reading, RunError, Runner, Teacher, Window,
-    prefill_alone,
+    AttentionRoad, DeviceRunner, ModelRunner, Prompts, Reading, Replay, RunError, Runner, Teacher,
+    Window, prefill_alone,
 };
 pub use scheduler::{Emit, Scheduler, SchedulerLimits};
 pub use sequence::PhaseKind;

@@ -18,7 +18,7 @@ use crate::step::{PromptLogprobs, SampleRow, Sampled, Step};
 use attend::{Rows, StepAttend};
 
 pub use attend::AttentionRoad;
-pub use device::DeviceRunner;
+pub use device::{DeviceRunner, Replay};
 pub use teacher::{Prompts, Reading, Teacher, Window, prefill_alone};
 
 /// Rows of logits made at once: bounds the memory that they take.

@@ -13,4 +13,4 @@ mod scratch;
 mod store;
 
 pub use lists::Chunk;
-pub use store::{DeviceAttention, DeviceRoom, DeviceStore};
+pub use store::{DeviceAttention, DeviceRoom, DeviceStore, StepLayout};

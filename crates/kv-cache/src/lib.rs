@@ -19,7 +19,7 @@ mod snapshot;
 mod staging;
 mod store;
 
-pub use device::{Chunk, DeviceAttention, DeviceRoom, DeviceStore};
+pub use device::{Chunk, DeviceAttention, DeviceRoom, DeviceStore, StepLayout};
 pub use eligibility::{
     LayerTraits, Preset, Reason, Wish, WishError, average_bits, bits, decide, layer_presets,
     scale_rule,

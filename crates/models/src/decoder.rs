@@ -56,11 +56,37 @@ impl Decoder {
         attend: &mut dyn Attend,
         workspace: &mut Workspace,
     ) -> Result<()> {
+        self.begin(ids, positions, workspace)?;
+        self.compute(attend, workspace)
+    }
+
+    /// The first half of `forward`: what the host knows of the step. On a GPU it launches nothing.
+    pub fn begin(&self, ids: &[u32], positions: &[u32], workspace: &mut Workspace) -> Result<()> {
         if ids.len() != positions.len() || ids.is_empty() {
             bail!("a step of {} tokens and {} positions", ids.len(), positions.len())
         }
         let views = workspace.views(ids.len())?;
-        self.begin(ids, positions, views)?;
+        let (embedding, scale) = (&self.embedding, self.spec.ends.embedding_scale);
+        if let Some(step) = &views.gpu {
+            return step.begin(ids, positions, embedding.vocab());
+        }
+        for (rotary, angles) in self.rotaries.iter().zip(&views.angles) {
+            rotary.angles(angles, positions)?;
+        }
+        views.residual.inplace_op1(&Lookup { embedding, ids, scale })
+    }
+
+    /// The second half of `forward`, of the step that has begun. On a GPU it only launches, and if
+    /// [`Self::repeats`], then the same for every step of as many tokens in a workspace of the same
+    /// [`Workspace::rooms`], but for what `attend` does.
+    pub fn compute(&self, attend: &mut dyn Attend, workspace: &Workspace) -> Result<()> {
+        let Some(views) = workspace.last() else { bail!("a step that has not begun") };
+        if let Some(step) = &views.gpu {
+            for (rotary, angles) in views.angles.iter().enumerate() {
+                step.angles(rotary, angles)?;
+            }
+            step.lookup(&views.residual, &self.embedding, self.spec.ends.embedding_scale)?;
+        }
         let after = self.blocks.iter().skip(1).map(|block| &block.attention_norm);
         let first = self.blocks.first().map_or(&self.norm, |block| &block.attention_norm);
         first.norm(views)?;
@@ -73,20 +99,12 @@ impl Decoder {
         Ok(())
     }
 
-    /// Angles of the positions, and the embeddings of the ids.
-    fn begin(&self, ids: &[u32], positions: &[u32], views: &Views) -> Result<()> {
-        let (embedding, scale) = (&self.embedding, self.spec.ends.embedding_scale);
-        if let Some(step) = &views.gpu {
-            step.begin(ids, positions, embedding.vocab())?;
-            for (rotary, angles) in views.angles.iter().enumerate() {
-                step.angles(rotary, angles)?;
-            }
-            return step.lookup(&views.residual, embedding, scale);
-        }
-        for (rotary, angles) in self.rotaries.iter().zip(&views.angles) {
-            rotary.angles(angles, positions)?;
-        }
-        views.residual.inplace_op1(&Lookup { embedding, ids, scale })
+    /// Whether a GPU's launches of a step follow from its number of tokens: those of experts follow
+    /// from what the router says, and candle's products with blocks allocate.
+    pub fn repeats(&self) -> bool {
+        let repeats =
+            |block: &Block| block.linears().is_some_and(|all| all.iter().all(|l| l.floats()));
+        self.site.gpu().is_some() && self.head.floats() && self.blocks.iter().all(repeats)
     }
 
     /// Logits after some tokens of the last step, by their index in it: `[rows, vocab]` f32, in the
@@ -163,6 +181,12 @@ impl Block {
         self.mlp.forward(views)?;
         let post = self.post_norms.as_ref().map(|[_, mlp]| mlp);
         next_norm.add(views, post)
+    }
+
+    /// Its matrices, unless it has experts.
+    fn linears(&self) -> Option<[&Linear; 4]> {
+        let [gate_up, down] = self.mlp.linears()?;
+        Some([&self.qkv, &self.output, gate_up, down])
     }
 
     fn bytes(&self) -> u64 {

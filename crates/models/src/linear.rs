@@ -82,6 +82,11 @@ impl Linear {
         self.on_gpu.as_ref()?.matrix()
     }
 
+    /// Whether all of it is on the GPU as floats.
+    pub(crate) fn floats(&self) -> bool {
+        self.on_gpu.as_ref().is_some_and(GpuParts::floats)
+    }
+
     /// The product where the activations are.
     pub(crate) fn apply(&self, out: &Tensor, x: &Tensor, gpu: Option<&GpuStep>) -> Result<()> {
         match (gpu, &self.on_gpu) {

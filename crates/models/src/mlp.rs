@@ -27,6 +27,14 @@ impl Mlp {
         }
     }
 
+    /// The two matrices, unless there are experts.
+    pub(crate) fn linears(&self) -> Option<[&Linear; 2]> {
+        match self {
+            Self::Dense(gated) => Some([&gated.gate_up, &gated.down]),
+            Self::Experts(_) => None,
+        }
+    }
+
     /// Bytes of the matrices.
     pub(crate) fn bytes(&self) -> u64 {
         match self {

@@ -128,15 +128,31 @@ impl Workspace {
         Ok(&self.step.insert((room, buffers, views)).2)
     }
 
+    /// The activations of the last step.
+    pub(crate) fn last(&self) -> Option<&Views> {
+        self.step.as_ref().map(|(_, _, views)| views)
+    }
+
+    /// Tokens and rows of logits that the buffers have room for: they are others when they have
+    /// grown.
+    pub fn rooms(&self) -> [usize; 2] {
+        [self.step.as_ref().map_or(0, |step| step.0), self.head.as_ref().map_or(0, |head| head.0)]
+    }
+
+    /// The logits that the last step of so many rows left, `[rows, vocab]`.
+    pub fn logits(&mut self, rows: usize) -> Result<&Tensor> {
+        Ok(&self.head(rows)?[1])
+    }
+
     /// Hidden states of the last step after the final norm, `[tokens, hidden]` f32; overwritten by
     /// the next one.
     pub fn hidden(&self) -> Option<&Tensor> {
-        self.step.as_ref().map(|(_, _, views)| &views.normed)
+        self.last().map(|views| &views.normed)
     }
 
     /// What is on a GPU beside the activations of the last step.
     pub(crate) fn gpu(&self) -> Option<Arc<GpuStep>> {
-        self.step.as_ref().and_then(|(_, _, views)| views.gpu.clone())
+        self.last().and_then(|views| views.gpu.clone())
     }
 
     /// `[rows, hidden]` for some rows of hidden states, and `[rows, vocab]` for their logits.

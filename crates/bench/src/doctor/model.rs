@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use kvant_engine::{DeviceRunner, ModelRunner, SchedulerLimits};
+use kvant_engine::{DeviceRunner, ModelRunner, Replay, Runner, SchedulerLimits};
 use kvant_kernels::device::{Gpu, Spec};
 use kvant_kv_cache::{
     CacheShape, DeviceRoom, DeviceStore, LayerShape, LayerTraits, PAGE_TOKENS, PageStore, Staging,
@@ -61,20 +61,56 @@ pub fn model_agreement(
 ) -> Result<Agreement> {
     let spec = cpu.spec();
     let shape = shape_of(spec, preset)?;
+    let PairLoad { pages, staging_tokens, requests, .. } = *load;
+    let store = PageStore::new(&shape, (pages, requests.max(1)), 1);
+    let mut reference = ModelRunner::new(cpu.clone(), store, Staging::new(&shape, staging_tokens));
+    let mut other = device_runner((on_gpu, gpu), &shape, load)?.replaying(Replay::On);
+    compare((&mut reference, &mut other), spec, load)
+}
+
+/// One model on a GPU twice: steps of decoding that are replayed, beside the same ones launch by
+/// launch.
+pub fn replay_agreement(
+    on_gpu: (&Arc<Decoder>, &Gpu),
+    preset: &str,
+    load: &PairLoad,
+) -> Result<Agreement> {
+    let spec = on_gpu.0.spec();
+    let shape = shape_of(spec, preset)?;
+    let mut eager = device_runner(on_gpu, &shape, load)?.replaying(Replay::Filled);
+    let mut replayed = device_runner(on_gpu, &shape, load)?.replaying(Replay::On);
+    let found = compare((&mut eager, &mut replayed), spec, load)?;
+    ensure!(replayed.replayed() > 0, "no step was replayed");
+    Ok(found)
+}
+
+fn device_runner(
+    (on_gpu, gpu): (&Arc<Decoder>, &Gpu),
+    shape: &CacheShape,
+    load: &PairLoad,
+) -> Result<DeviceRunner> {
+    let PairLoad { pages, staging_tokens, requests, .. } = *load;
+    let q_heads = on_gpu.spec().heads.q;
+    let room = DeviceRoom { pages, tails: requests.max(1), staging_tokens, q_heads };
+    let store = DeviceStore::new(gpu, shape, room, 1)?;
+    Ok(DeviceRunner::new(on_gpu.clone(), gpu, store))
+}
+
+/// The same requests on two runners.
+fn compare(
+    (reference, other): (&mut impl Runner, &mut impl Runner),
+    spec: &DecoderSpec,
+    load: &PairLoad,
+) -> Result<Agreement> {
     let PairLoad { pages, staging_tokens, step_tokens, requests, output_tokens } = *load;
     let sequences = requests.max(1);
-    let store = PageStore::new(&shape, (pages, sequences), 1);
-    let mut reference = ModelRunner::new(cpu.clone(), store, Staging::new(&shape, staging_tokens));
-    let room = DeviceRoom { pages, tails: sequences, staging_tokens, q_heads: spec.heads.q };
-    let store = DeviceStore::new(gpu, &shape, room, 1)?;
-    let mut other = DeviceRunner::new(on_gpu.clone(), gpu, store);
     let limits = SchedulerLimits {
         sequences,
         cache_pages: pages,
         staging_tiles: staging_tokens / PAGE_TOKENS,
     };
     let requests = sample_requests(spec.vocab as u32, requests, output_tokens);
-    let found = agreement(&mut reference, &mut other, (limits, step_tokens), requests)?;
+    let found = agreement(reference, other, (limits, step_tokens), requests)?;
     ensure!(found.tokens > 0, "nothing was generated");
     Ok(found)
 }

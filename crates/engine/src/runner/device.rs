@@ -1,6 +1,7 @@
 //! `DeviceRunner`: a decoder and its cache on a GPU. A step is queued as a whole; the host waits
 //! once, for the tokens.
 
+mod replay;
 mod sample;
 
 use std::sync::Arc;
@@ -16,7 +17,10 @@ use crate::heartbeat::Heartbeat;
 use crate::request::{SeqId, TokenLogprob};
 use crate::sampler::{self, Choice};
 use crate::step::{PrefillChunk, PromptLogprobs, Sampled, Step, early_recent};
+use replay::{Kept, Launches};
 use sample::DeviceSampler;
+
+pub use replay::Replay;
 
 /// A decoder on a GPU with the pages of all sequences and the staging of those in prefill.
 #[derive(Debug)]
@@ -26,6 +30,7 @@ pub struct DeviceRunner {
     workspace: Workspace,
     sampler: DeviceSampler,
     gpu: Gpu,
+    kept: Kept,
 }
 
 impl DeviceRunner {
@@ -34,7 +39,20 @@ impl DeviceRunner {
         let decoder = decoder.into();
         let workspace = decoder.workspace();
         let (sampler, gpu) = (DeviceSampler::new(gpu), gpu.clone());
-        Self { decoder, store, workspace, sampler, gpu }
+        Self { decoder, store, workspace, sampler, gpu, kept: Kept::default() }
+    }
+
+    /// Lets it replay steps of decoding, or not, where the GPU and the decoder allow that.
+    #[must_use]
+    pub fn replaying(mut self, replay: Replay) -> Self {
+        let can = self.gpu.records() && self.decoder.repeats();
+        self.kept = Kept::new(if can { replay } else { Replay::Off });
+        self
+    }
+
+    /// Steps of decoding that were replayed.
+    pub fn replayed(&self) -> u64 {
+        self.kept.replayed()
     }
 
     pub(super) fn decoder(&self) -> &Arc<Decoder> {
@@ -74,7 +92,7 @@ impl DeviceRunner {
     /// The tokens chosen after some of the step's.
     fn choose(&mut self, rows: &[Sampling<'_>]) -> Result<Vec<Option<Choice>>, RunError> {
         let mut choices = vec![None; rows.len()];
-        self.sampler.begin(rows)?;
+        self.sampler.begin(rows, 0)?;
         for (group, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
             let first = group * LOGIT_ROWS;
             let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
@@ -85,6 +103,42 @@ impl DeviceRunner {
                     let mut logits = host_row(logits, index)?;
                     choices[first + index] = sampler::sample(&mut logits, row.sample);
                 }
+            }
+        }
+        self.sampler.finish(rows, &mut choices)?;
+        Ok(choices)
+    }
+
+    /// A step of decoding, a token a row, as launches that are equal from step to step.
+    fn decode(
+        &mut self,
+        step: &Step,
+        (rows, filled): (&[Sampling<'_>], usize),
+        alive: &Heartbeat,
+    ) -> Result<Vec<Option<Choice>>, RunError> {
+        alive.beat();
+        let places: Vec<Row<'_>> = step.decode.iter().map(row_of).collect();
+        let layout = self.store.begin_filled(&places, filled)?;
+        let Tokens { mut ids, mut positions } = Tokens::of(step);
+        ids.resize(filled, 0);
+        positions.resize(filled, 0);
+        self.decoder.begin(&ids, &positions, &mut self.workspace)?;
+        self.sampler.begin(rows, filled)?;
+        let launches =
+            Launches { layout, workspace: self.workspace.rooms(), sampler: self.sampler.room() };
+        let Self { decoder, store, workspace, sampler, gpu, kept } = self;
+        kept.run(gpu, launches, || {
+            let layers = &decoder.spec().layers;
+            decoder.compute(&mut DeviceAttend { layers, store, alive }, workspace)?;
+            let all: Vec<u32> = (0..filled as u32).collect();
+            let logits = decoder.logits(&all, workspace)?;
+            Ok(sampler.launch(logits, 0, filled)?)
+        })?;
+        let mut choices = vec![None; rows.len()];
+        for (row, choice) in rows.iter().zip(&mut choices) {
+            if !sample::on_device(row.sample) {
+                let mut logits = host_row(self.workspace.logits(filled)?, row.at as usize)?;
+                *choice = sampler::sample(&mut logits, row.sample);
             }
         }
         self.sampler.finish(rows, &mut choices)?;
@@ -127,9 +181,13 @@ impl DeviceRunner {
 
 impl Runner for DeviceRunner {
     fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
-        self.forward(step, alive)?;
         let rows = sampled_rows(step);
-        let choices = self.choose(&rows)?;
+        let choices = if let Some(filled) = self.kept.filled(step) {
+            self.decode(step, (&rows, filled), alive)?
+        } else {
+            self.forward(step, alive)?;
+            self.choose(&rows)?
+        };
         self.store.finish()?;
         if rows.is_empty() {
             // A step ends when it has been computed, for whoever measures it.

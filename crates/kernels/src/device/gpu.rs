@@ -52,6 +52,10 @@ pub struct GpuProgram(backend::Program);
 #[derive(Debug)]
 pub struct GpuMark(backend::Mark);
 
+/// Launches that were recorded, to be put into the queue as one.
+#[derive(Debug)]
+pub struct GpuRecording(backend::Recording);
+
 /// Memory of a GPU; freed when dropped.
 #[derive(Debug)]
 pub struct GpuBuffer(backend::Memory);
@@ -219,6 +223,31 @@ impl Gpu {
             place.holds(what, bytes)?;
         }
         self.0.queue.matmul(out, x, weights, shape)
+    }
+
+    /// Whether launches can be recorded.
+    pub fn records(&self) -> bool {
+        backend::Queue::RECORDS
+    }
+
+    /// Records the launches and products of `work` in place of running them. They are replayed with
+    /// the grids, places and arguments that they have now: only what lies in the memory of the
+    /// device may be another then. `work` neither reads, writes, allocates nor waits.
+    pub fn record<E: From<GpuError>>(
+        &self,
+        work: impl FnOnce() -> Result<(), E>,
+    ) -> Result<GpuRecording, E> {
+        self.0.queue.begin_record()?;
+        let done = work();
+        // Also behind an error, or the queue stays as it is.
+        let recording = self.0.queue.end_record();
+        done?;
+        Ok(GpuRecording(recording?))
+    }
+
+    /// Puts recorded launches into the queue.
+    pub fn replay(&self, recording: &GpuRecording) -> Result<(), GpuError> {
+        self.0.queue.replay(&recording.0)
     }
 
     /// Puts a mark into the queue.

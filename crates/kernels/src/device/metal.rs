@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "reads memory that the GPU wrote")]
 
+mod absent;
 mod memory;
 
 use std::collections::HashMap;
@@ -14,7 +15,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use candle_core::{DType, Device, MetalDevice};
 use candle_metal_kernels::metal::{Buffer, ComputePipeline, Library};
@@ -28,6 +28,7 @@ use super::{
     ops_program, program,
 };
 
+pub(in crate::device) use absent::{Mark, Recording};
 pub(in crate::device) use memory::{Memory, PlaceMemory};
 
 /// Threads of a simd, which the kernels count on.
@@ -35,13 +36,6 @@ const SIMD_THREADS: usize = 32;
 
 /// The most that writes hold beside what they write to.
 const HELD_BYTES: usize = 256 << 20;
-
-/// What attention is cut for: Metal does not say how many multiprocessors a GPU has.
-const MULTIPROCESSORS: usize = 132;
-
-/// A moment in the queue. Candle's command buffers do not say when they get there.
-#[derive(Debug)]
-pub(in crate::device) struct Mark;
 
 /// Candle's device with its one queue.
 pub(in crate::device) struct Queue {
@@ -57,17 +51,6 @@ pub(in crate::device) struct Queue {
 #[derive(Debug)]
 pub(in crate::device) struct Program(HashMap<Kernel, ComputePipeline>);
 
-impl Mark {
-    #[expect(
-        clippy::unnecessary_wraps,
-        clippy::unused_self,
-        reason = "other GPUs ask their driver"
-    )]
-    pub(in crate::device) fn until(&self, _later: &Self) -> Result<Duration, GpuError> {
-        Ok(Duration::ZERO)
-    }
-}
-
 impl Queue {
     pub(in crate::device) fn new(device: &Device) -> Result<Self, GpuError> {
         let Device::Metal(device) = device else {
@@ -80,20 +63,6 @@ impl Queue {
 
     pub(in crate::device) fn name(&self) -> &str {
         &self.name
-    }
-
-    #[expect(clippy::unused_self, reason = "other GPUs know")]
-    pub(in crate::device) fn multiprocessors(&self) -> usize {
-        MULTIPROCESSORS
-    }
-
-    #[expect(
-        clippy::unnecessary_wraps,
-        clippy::unused_self,
-        reason = "other GPUs ask their driver"
-    )]
-    pub(in crate::device) fn mark(&self) -> Result<Mark, GpuError> {
-        Ok(Mark)
     }
 
     /// Of the memory that Metal advises to use at most.

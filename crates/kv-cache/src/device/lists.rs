@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use kvant_kernels::PAGE_TOKENS;
 use kvant_kernels::device::{
-    AttendRow, Cut, DenseRowParams, NO_MASK, NOWHERE, Params, dense_block, dense_parts, parts_of,
+    AttendRow, Cut, DenseRowParams, NO_MASK, NOWHERE, Params, PartParams, dense_block, dense_parts,
+    parts_of,
 };
 
 use crate::error::Error;
@@ -33,7 +34,7 @@ pub struct Chunk<'a> {
 }
 
 /// A range of a list, in words from the beginning of all lists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct List {
     pub(super) at: usize,
     /// Entries, not words.
@@ -47,7 +48,7 @@ impl List {
 }
 
 /// Rows over packed pages that one launch takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct PackedRows {
     /// The parts of all rows.
     pub(super) parts: List,
@@ -56,7 +57,7 @@ pub(super) struct PackedRows {
 }
 
 /// Rows over 16-bit pages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct DenseRows {
     pub(super) rows: List,
     /// The most query tokens of a row.
@@ -84,6 +85,16 @@ impl Machine {
     pub(super) fn height(&self, tokens: usize) -> usize {
         self.kv_heads * (tokens * self.group).div_ceil(self.queries)
     }
+}
+
+/// The rows and chunks of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StepRows<'a> {
+    pub(super) rows: &'a [Row<'a>],
+    pub(super) chunks: &'a [Chunk<'a>],
+    /// Tokens that a step of decode rows is filled up to: idle ones are kept nowhere and attend over
+    /// nothing. Lists of such a step lie in few different ways.
+    pub(super) filled: usize,
 }
 
 /// A step's lists.
@@ -135,7 +146,7 @@ impl Lists {
     /// # Panics
     /// If pages do not exist: an error of ours.
     pub(super) fn new(
-        (rows, chunks): (&[Row<'_>], &[Chunk<'_>]),
+        StepRows { rows, chunks, filled }: StepRows<'_>,
         loans: &mut Loans,
         packed: bool,
         machine: Machine,
@@ -146,6 +157,10 @@ impl Lists {
         for row in rows {
             build.decode_row(row, places.pages.len());
             places.decode_row(row);
+        }
+        for query in places.pages.len()..filled {
+            build.dense_decode.push(dense_row((query, 0), 0, 0));
+            places.idle();
         }
         lists.decoded = places.pages.len();
         for chunk in chunks {
@@ -158,19 +173,21 @@ impl Lists {
         }
         lists.tokens = places.pages.len();
         lists.to_pages = lists.put(1, &places.pages);
-        lists.pages = lists.put(1, &build.pages);
         let parts = build.dense_parts(machine, lists.decoded);
         lists.dense_decode = lists.put_rows(&build.dense_decode, parts);
         lists.dense_chunks = lists.put_rows(&build.dense_chunks, 1);
         if packed {
             lists.to_tails = lists.put(1, &places.tails);
             lists.to_staging = lists.put(1, &places.staging);
-            lists.seals = lists.put(2, &places.seals);
-            lists.converts = lists.put(2, &places.converts);
             lists.staged_chunks = lists.put_rows(&build.staged_chunks, 1);
-            lists.decode = lists.put_packed(&build.decode, &build.pages, machine);
-            lists.early = lists.put_packed(&build.early, &build.pages, machine);
+            let filled = filled > 0;
+            lists.decode = lists.put_packed((&build.decode, filled), &build.pages, machine);
+            lists.early = lists.put_packed((&build.early, false), &build.pages, machine);
         }
+        // Of any length, so behind what a filled step has in its place.
+        lists.pages = lists.put(1, &build.pages);
+        lists.seals = lists.put(2, &places.seals);
+        lists.converts = lists.put(2, &places.converts);
         Ok(lists)
     }
 
@@ -189,13 +206,24 @@ impl Lists {
         DenseRows { rows: self.put(1, &words).of(rows.len()), longest, parts }
     }
 
-    fn put_packed(&mut self, rows: &[AttendRow], pages: &[u32], machine: Machine) -> PackedRows {
+    /// A filled list has parts of nothing at its end, which kernels skip.
+    fn put_packed(
+        &mut self,
+        (rows, filled): (&[AttendRow], bool),
+        pages: &[u32],
+        machine: Machine,
+    ) -> PackedRows {
         let longest = rows.iter().map(|row| row.tokens as usize).max().unwrap_or_default();
         // Pages that a layer's window has left behind are skipped by its kernel.
         let cut = Cut::of(rows, machine.height(longest), machine.groups, 0);
         let parts = parts_of(rows, pages, cut, 0);
-        let words: Vec<u32> = parts.iter().flat_map(Params::words).collect();
-        PackedRows { parts: self.put(1, &words).of(parts.len()), longest }
+        let mut words: Vec<u32> = parts.iter().flat_map(Params::words).collect();
+        let mut count = parts.len();
+        if filled {
+            count = count.next_multiple_of((count.next_power_of_two() / 8).max(4));
+            words.resize(count * size_of::<PartParams>() / 4, 0);
+        }
+        PackedRows { parts: self.put(1, &words).of(count), longest }
     }
 }
 
@@ -305,6 +333,12 @@ impl Places {
         self.pages.extend(of_page(row.pages[index], slots.clone()));
         self.tails.extend(of_page(row.tail, slots.clone()));
         self.staging.extend(slots.map(|_| NOWHERE));
+    }
+
+    fn idle(&mut self) {
+        for places in [&mut self.pages, &mut self.tails, &mut self.staging] {
+            places.push(NOWHERE);
+        }
     }
 
     fn chunk(&mut self, chunk: &Chunk<'_>, tiles: &[PageId]) {

@@ -52,6 +52,11 @@ impl Scratch {
         (4 * PART_TOKENS * q_heads * (dim + 3) + LIST_BYTES) as u64
     }
 
+    /// Of what the kernels of a step use.
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        [&self.lists, &self.sums, &self.ends, &self.counters].map(GpuBuffer::bytes)
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         let all = [&self.lists, &self.sums, &self.ends, &self.counters, &self.strange];
         all.iter().map(|buffer| buffer.bytes() as u64).sum()

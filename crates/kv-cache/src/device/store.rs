@@ -7,7 +7,7 @@ use kvant_kernels::device::{
 };
 use kvant_turboquant::{Width, Widths};
 
-use super::lists::{Chunk, List, Lists, Machine};
+use super::lists::{Chunk, DenseRows, List, Lists, Machine, PackedRows, StepRows};
 use super::packed::{GpuPacked, Room, queries, specs_of};
 use super::pages::{GpuPages, NewTokens};
 use super::scratch::Scratch;
@@ -46,6 +46,20 @@ pub struct DeviceAttention {
     pub window: Option<usize>,
     /// Scores become cap · tanh(score / cap).
     pub soft_cap: Option<f32>,
+}
+
+/// All that the launches of a step of decode rows are told by the host: equal ones are the same
+/// launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepLayout {
+    tokens: usize,
+    to_pages: List,
+    to_tails: List,
+    pages_at: usize,
+    decode: PackedRows,
+    dense_decode: DenseRows,
+    /// Sizes of the buffers, which are others when they have grown.
+    buffers: [usize; 4],
 }
 
 /// What a layer's rows ask: queries and results, `[tokens, q_heads, dim]` of all the step's tokens,
@@ -174,8 +188,24 @@ impl DeviceStore {
     /// # Panics
     /// If a page does not exist: an error of ours.
     pub fn begin(&mut self, rows: &[Row<'_>], chunks: &[Chunk<'_>]) -> Result<(), Error> {
+        self.begin_step(StepRows { rows, chunks, filled: 0 })
+    }
+
+    /// The same of decode rows of a token each, filled up to so many with idle ones, which are kept
+    /// nowhere and whose results mean nothing.
+    ///
+    /// # Panics
+    /// If a page does not exist: an error of ours.
+    pub fn begin_filled(&mut self, rows: &[Row<'_>], filled: usize) -> Result<StepLayout, Error> {
+        self.begin_step(StepRows { rows, chunks: &[], filled })?;
+        let Lists { tokens, to_pages, to_tails, decode, dense_decode, .. } = self.lists;
+        let (pages_at, buffers) = (self.lists.pages.at, self.scratch.sizes());
+        Ok(StepLayout { tokens, to_pages, to_tails, pages_at, decode, dense_decode, buffers })
+    }
+
+    fn begin_step(&mut self, step: StepRows<'_>) -> Result<(), Error> {
         let packed = self.layers.iter().any(|layer| matches!(layer, Layer::Packed(_)));
-        self.lists = Lists::new((rows, chunks), &mut self.loans, packed, self.machine)?;
+        self.lists = Lists::new(step, &mut self.loans, packed, self.machine)?;
         let packed = self.lists.seals.count + self.lists.converts.count;
         let heads: usize = self.layers.iter().map(|layer| layer.shape().kv_heads).sum();
         self.scratch.begin(&self.gpu, &self.lists.words, packed * heads)?;

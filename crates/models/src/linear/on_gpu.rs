@@ -85,6 +85,10 @@ impl GpuParts {
         }
     }
 
+    pub(super) fn floats(&self) -> bool {
+        self.parts.iter().all(|(stored, _)| matches!(stored, Stored::Float(_)))
+    }
+
     pub(super) fn bytes(&self) -> usize {
         let bytes = |(stored, _): &(Stored, usize)| match stored {
             Stored::Float(matrix) => matrix.memory.bytes(),

@@ -13,6 +13,17 @@ use crate::step::SampleRow;
 
 /// What the kernel gives where no logit is finite.
 const NONE: u32 = u32::MAX;
+/// The likeliest token, of a row that nobody asks for.
+const IDLE: SampleRowParams = SampleRowParams {
+    seed_low: 0,
+    seed_high: 0,
+    index: 0,
+    top_k: 0,
+    top_p: 1.0,
+    min_p: 0.0,
+    inverse: 0.0,
+    logprob: 0,
+};
 /// Bytes of a row's rules and of its result.
 const RULE_BYTES: usize = size_of::<SampleRowParams>();
 const RESULT_BYTES: usize = 8;
@@ -36,16 +47,23 @@ impl DeviceSampler {
         Self { gpu: gpu.clone(), buffers: None }
     }
 
-    /// Uploads the rules of a step's rows.
-    pub(super) fn begin(&mut self, rows: &[Sampling<'_>]) -> Result<(), GpuError> {
-        let room = self.buffers.as_ref().map_or(0, |(rules, _)| rules.bytes() / RULE_BYTES);
-        if room < rows.len() {
-            let room = rows.len().next_power_of_two();
+    /// Rows that there is room for: the buffers are others when they have grown.
+    pub(super) fn room(&self) -> usize {
+        self.buffers.as_ref().map_or(0, |(rules, _)| rules.bytes() / RULE_BYTES)
+    }
+
+    /// Uploads the rules of a step's rows, which are `filled` up with idle ones.
+    pub(super) fn begin(&mut self, rows: &[Sampling<'_>], filled: usize) -> Result<(), GpuError> {
+        let count = rows.len().max(filled);
+        if self.room() < count {
+            let room = count.next_power_of_two();
             let alloc = |bytes| self.gpu.alloc(room * bytes);
             self.buffers = Some((alloc(RULE_BYTES)?, alloc(RESULT_BYTES)?));
         }
         let Some((rules, _)) = &self.buffers else { return Ok(()) };
-        let words = rows.iter().flat_map(|row| rule(row.sample).words());
+        let idle = std::iter::repeat_n(IDLE, count - rows.len());
+        let words = rows.iter().map(|row| rule(row.sample)).chain(idle);
+        let words = words.flat_map(|rule| rule.words());
         let bytes: Vec<u8> = words.flat_map(u32::to_ne_bytes).collect();
         self.gpu.write(rules, 0, &bytes)
     }

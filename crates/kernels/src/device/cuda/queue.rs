@@ -17,8 +17,10 @@ use cudarc::cublas::{CudaBlas, result as cublas};
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use cudarc::driver::sys::CUevent_flags_enum::CU_EVENT_DEFAULT;
+use cudarc::driver::sys::CUgraphInstantiate_flags;
 use cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr};
+use cudarc::driver::sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
 use super::{CudaError, CudaProgram};
 use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, Place, Spec};
@@ -39,6 +41,12 @@ pub(in crate::device) struct Queue {
 /// A moment in the queue.
 #[derive(Debug)]
 pub(in crate::device) struct Mark(CudaEvent);
+
+/// Launches as one.
+pub(in crate::device) struct Recording(CudaGraph);
+
+// SAFETY: a graph may be used by any thread, by one at a time; it is not `Sync`.
+unsafe impl Send for Recording {}
 
 pub(in crate::device) type Program = CudaProgram;
 
@@ -82,6 +90,24 @@ impl Queue {
 
     pub(in crate::device) fn mark(&self) -> Result<Mark, GpuError> {
         Ok(Mark(self.stream.record_event(Some(CU_EVENT_DEFAULT))?))
+    }
+
+    pub(in crate::device) const RECORDS: bool = true;
+
+    /// From here on launches are not run but recorded.
+    pub(in crate::device) fn begin_record(&self) -> Result<(), GpuError> {
+        Ok(self.stream.begin_capture(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?)
+    }
+
+    pub(in crate::device) fn end_record(&self) -> Result<Recording, GpuError> {
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.stream.end_capture(flags)?;
+        graph.map(Recording).ok_or_else(|| GpuError::Driver("nothing was recorded".to_owned()))
+    }
+
+    #[expect(clippy::unused_self, reason = "as the other calls that put something into the queue")]
+    pub(in crate::device) fn replay(&self, recording: &Recording) -> Result<(), GpuError> {
+        Ok(recording.0.launch()?)
     }
 
     pub(in crate::device) fn free_bytes(&self) -> Result<u64, GpuError> {
@@ -211,6 +237,12 @@ impl Queue {
 impl fmt::Debug for Queue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Queue").field(&self.name).finish()
+    }
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Recording")
     }
 }
 

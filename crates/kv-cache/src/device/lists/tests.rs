@@ -1,11 +1,13 @@
 //! Lists by hand: where tokens go, what is packed, what is read.
 
-use kvant_kernels::device::PartParams;
-
 use super::*;
 
 const MACHINE: Machine =
     Machine { groups: (132, 4), kv_heads: 2, group: 1, dim: 64, queries: 1, room: 16 };
+
+fn step<'a>(rows: &'a [Row<'a>], chunks: &'a [Chunk<'a>]) -> StepRows<'a> {
+    StepRows { rows, chunks, filled: 0 }
+}
 
 fn entries(lists: &Lists, list: List, width: usize) -> Vec<&[u32]> {
     lists.words[list.at..][..list.count * width].chunks(width).collect()
@@ -28,10 +30,10 @@ fn tokens_go_where_the_cpu_writes_them() {
         tail: 2,
         recent: None,
     };
-    let first = Lists::new((&[], &[chunk(0, 130)]), &mut loans, true, MACHINE).unwrap();
+    let first = Lists::new(step(&[], &[chunk(0, 130)]), &mut loans, true, MACHINE).unwrap();
     assert_eq!(entries(&first, first.converts, 2), [[0, 4], [1, 5]]);
     assert_eq!(entries(&first, first.to_tails, 1)[127..129], [[NOWHERE], [128]]);
-    let lists = Lists::new((&rows, &[chunk(130, 150)]), &mut loans, true, MACHINE).unwrap();
+    let lists = Lists::new(step(&rows, &[chunk(130, 150)]), &mut loans, true, MACHINE).unwrap();
     assert_eq!((lists.tokens, lists.decoded), (23, 3));
     let place = |page: u32, slot: u32| page * 64 + slot;
     let places = entries(&lists, lists.to_pages, 1).concat();
@@ -51,7 +53,7 @@ fn tokens_go_where_the_cpu_writes_them() {
 #[test]
 fn where_nothing_is_packed_there_are_no_lists_for_it() {
     let row = Row { pages: &[0, 1], tail: 0, position: 64, tokens: 1 };
-    let lists = Lists::new((&[row], &[]), &mut Loans::new(1, 1), false, MACHINE).unwrap();
+    let lists = Lists::new(step(&[row], &[]), &mut Loans::new(1, 1), false, MACHINE).unwrap();
     assert_eq!((lists.seals.count, lists.to_tails.count, lists.decode.parts.count), (0, 0, 0));
     assert_eq!((lists.to_pages.count, lists.dense_decode.rows.count), (1, 1));
 }
@@ -61,7 +63,7 @@ fn rows_are_cut_into_parts() {
     let pages: Vec<u32> = (0..10).collect();
     let row = |position, tokens| Row { pages: &pages, tail: 0, position, tokens };
     let rows = [row(600, 1), row(3, 1), row(0, 16), row(639, 1)];
-    let lists = Lists::new((&rows, &[]), &mut Loans::new(1, 1), true, MACHINE).unwrap();
+    let lists = Lists::new(step(&rows, &[]), &mut Loans::new(1, 1), true, MACHINE).unwrap();
     let PackedRows { parts, longest } = lists.decode;
     // 9 packed pages in parts of 4; one part where nothing is packed.
     assert_eq!((parts.count, longest), (3 + 1 + 1 + 3, 16));
@@ -81,9 +83,9 @@ fn a_prompt_longer_than_staging_reads_its_oldest_pages_packed() {
         recent: Some(2),
     };
     for (start, end) in [(0, 64), (64, 128)] {
-        Lists::new((&[], &[chunk(start, end)]), &mut loans, true, MACHINE).unwrap();
+        Lists::new(step(&[], &[chunk(start, end)]), &mut loans, true, MACHINE).unwrap();
     }
-    let lists = Lists::new((&[], &[chunk(128, 140)]), &mut loans, true, MACHINE).unwrap();
+    let lists = Lists::new(step(&[], &[chunk(128, 140)]), &mut loans, true, MACHINE).unwrap();
     assert_eq!(lists.staged_chunks.rows.count, 0);
     let part = entries(&lists, lists.early.parts, size_of::<PartParams>() / 4)[0].to_vec();
     let of = |name: &str| {
@@ -94,4 +96,33 @@ fn a_prompt_longer_than_staging_reads_its_oldest_pages_packed() {
     let list = entries(&lists, lists.pages, 1).concat();
     assert_eq!(list[of("pages_at")], 10, "the oldest page");
     assert_eq!(list[of("tail_at")..][..2], [1, 0], "tiles of pages 1 and 2 in the ring");
+}
+
+#[test]
+fn steps_that_are_filled_up_lie_alike() {
+    let pages: Vec<u32> = (0..400).collect();
+    let lists = |positions: &[usize]| {
+        let row = |(tail, position): (u32, &usize)| Row {
+            pages: &pages,
+            tail,
+            position: *position,
+            tokens: 1,
+        };
+        let rows: Vec<Row<'_>> = (0..).zip(positions).map(row).collect();
+        let step = StepRows { rows: &rows, chunks: &[], filled: 4 };
+        Lists::new(step, &mut Loans::new(1, 1), true, MACHINE).unwrap()
+    };
+    // A seal, one more page, another number of rows: nothing that a launch is told differs.
+    let (three, four) = (lists(&[500, 640, 70]), lists(&[510, 701, 80, 3]));
+    let told = |lists: &Lists| (lists.decode, lists.dense_decode.rows, lists.pages.at);
+    assert_eq!((three.seals.count, four.seals.count), (1, 0));
+    assert_eq!(told(&three), told(&four));
+    assert_eq!((three.tokens, three.to_tails.at), (4, four.to_tails.at));
+    assert_eq!(entries(&three, three.to_tails, 1)[3], [NOWHERE]);
+    assert_eq!(entries(&three, three.to_pages, 1)[3], [NOWHERE]);
+    assert_eq!(entries(&three, three.dense_decode.rows, 4)[3], [3, 0, 0, 0]);
+    let parts = entries(&three, three.decode.parts, size_of::<PartParams>() / 4);
+    let at = PartParams::FIELDS.iter().find(|field| field.0 == "parts").unwrap().1 / 4;
+    assert_eq!(parts.iter().filter(|part| part[at] > 0).count(), 7);
+    assert!(parts[7..].iter().all(|part| part.iter().all(|word| *word == 0)));
 }
