@@ -1,12 +1,5 @@
 // Number by number: casts to 16 bits, biases, soft caps.
 
-// To nearest, ties to even; a NaN stays one.
-KV_FN ushort kv_to_brain(float x) {
-  const uint bits = kv_bits(x), even = (bits >> 16) & 1u;
-  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  return ushort(nan ? (bits >> 16) | 64u : (bits + 0x7fffu + even) >> 16);
-}
-
 // x and out: [count]; out is of f16 (1) or bf16 (2). Grid: [count / 512].
 KV_KERNEL(kv_cast, 128)
 (KV_IN(float, x, 0), KV_OUT(ushort, out, 1), KV_ARGS(KvCastParams, args, 2) KV_IDS) {
@@ -14,7 +7,7 @@ KV_KERNEL(kv_cast, 128)
   KV_UNROLL
   for (uint e = 0; e < 4u; ++e) {
     const uint i = (4u * kv_group.x + e) * 128u + kv_tid;
-    if (i < args.count) out[i] = args.numbers == 1u ? kv_to_half(x[i]) : kv_to_brain(x[i]);
+    if (i < args.count) out[i] = kv_narrow(x[i], args.numbers);
   }
 }
 

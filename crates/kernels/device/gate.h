@@ -6,9 +6,11 @@ KV_FN float kv_activation(float x, uint which) {
   return 0.5f * x * (1.0f + kv_tanh(0.797884561f * (x + 0.044715f * x * x * x)));
 }
 
-// x: [tokens, 2 * width], gates first; out: [tokens, width]. Grid: [width / 256, tokens].
+// x: [tokens, 2 * width], gates first; out: [tokens, width], and narrow the same as f16 (numbers 1)
+// or bf16 (2), or unwritten (0). Grid: [width / 256, tokens].
 KV_KERNEL(kv_gate, 128)
-(KV_IN(float, x, 0), KV_OUT(float, out, 1), KV_ARGS(KvGateParams, args, 2) KV_IDS) {
+(KV_IN(float, x, 0), KV_OUT(float, out, 1), KV_OUT(ushort, narrow, 2),
+ KV_ARGS(KvGateParams, args, 3) KV_IDS) {
   KV_BEGIN
   const uint width = args.width;
   const kv_size row = kv_group.y;
@@ -17,6 +19,8 @@ KV_KERNEL(kv_gate, 128)
     const uint i = (2u * kv_group.x + e) * 128u + kv_tid;
     if (i >= width) continue;
     const kv_size at = 2u * row * width + i;
-    out[row * width + i] = kv_activation(x[at], args.activation) * x[at + width];
+    const float y = kv_activation(x[at], args.activation) * x[at + width];
+    out[row * width + i] = y;
+    if (args.numbers != 0u) narrow[row * width + i] = kv_narrow(y, args.numbers);
   }
 }

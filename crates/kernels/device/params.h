@@ -71,6 +71,7 @@ struct KvNormParams {
   uint add; // to the stream before its norm: 0 nothing, 1 delta, 2 the norm of delta
   float eps;
   float post_eps; // of the norm of delta
+  uint numbers;   // of the narrow copy: 0 there is none, 1 f16, 2 bf16
 };
 
 struct KvAnglesParams {
@@ -92,6 +93,7 @@ struct KvSplitParams {
 struct KvGateParams {
   uint width;
   uint activation; // 0 SiLU, 1 GELU by tanh
+  uint numbers;    // of the narrow copy: 0 there is none, 1 f16, 2 bf16
 };
 
 struct KvLookupParams {

@@ -6,7 +6,7 @@
 // Keys that are looked for among themselves.
 #define KV_LISTED 1024u
 // Logits that a thread reads at once.
-#define KV_AHEAD 8u
+#define KV_AHEAD 16u
 #define KV_LEAST_WEIGHT 1.17549435e-38f
 
 // Larger numbers have larger keys.

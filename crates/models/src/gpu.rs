@@ -2,7 +2,9 @@
 //! workspace's tensors. What changes from step to step, ids, positions and rows, lies in device
 //! memory and goes up once a step.
 
-use candle_core::{Error, Result, Tensor, bail};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use candle_core::{Error, Result, Tensor, TensorId, bail};
 use kvant_kernels::device::{
     Activations, AnglesParams, Arg, CastParams, GateParams, Gpu, GpuBuffer, GpuError, Kernel,
     LookupParams, NormParams, Params, PickParams, Place, SoftCapParams, SplitParams,
@@ -32,6 +34,8 @@ pub(crate) struct GpuStep {
     words: GpuBuffer,
     /// The input of a product in the weights' numbers.
     narrow: GpuBuffer,
+    /// What `narrow` has a copy of, and what products take.
+    copied: Mutex<Copied>,
     tables: Vec<GpuBuffer>,
     /// Positions of the tables.
     positions: usize,
@@ -47,6 +51,15 @@ pub(crate) enum Added<'a> {
     Delta,
     /// The norm of delta.
     Normed(&'a RmsNorm),
+}
+
+/// A copy in 16 bits that the kernel that made the numbers made beside them.
+#[derive(Debug, Default)]
+struct Copied {
+    /// Whose numbers. Only until it has been used once: they change.
+    of: Option<TensorId>,
+    /// The kind that products asked for; nothing is copied before one has.
+    numbers: Option<Activations>,
 }
 
 /// Sizes of a [`GpuStep`].
@@ -74,6 +87,7 @@ impl GpuStep {
             room: room.tokens,
             words: alloc(3 * 4 * room.tokens)?,
             narrow: alloc(2 * room.tokens * room.input)?,
+            copied: Mutex::default(),
             tables: rotaries.iter().map(table).collect::<Result<_>>()?,
             positions,
             visits: alloc(2 * 4 * room.tokens * room.experts)?,
@@ -144,8 +158,15 @@ impl GpuStep {
                 read(&views.delta),
                 kept(post, 0),
                 kept(weight, 0),
+                self.narrowed(),
             ],
-            &NormParams { width: width as u32, add, eps, post_eps },
+            &NormParams {
+                width: width as u32,
+                add,
+                eps,
+                post_eps,
+                numbers: self.copies(&views.normed),
+            },
         )
     }
 
@@ -196,8 +217,8 @@ impl GpuStep {
         };
         self.launch(
             (Kernel::Gate, [width.div_ceil(256), tokens, 1]),
-            [read(gate_up), written(gated)],
-            &GateParams { width: width as u32, activation },
+            [read(gate_up), written(gated), self.narrowed()],
+            &GateParams { width: width as u32, activation, numbers: self.copies(gated) },
         )
     }
 
@@ -265,11 +286,32 @@ impl GpuStep {
         )
     }
 
+    fn narrowed(&self) -> Put<'_> {
+        Place::buffer(&self.narrow, 0).map(Arg::Out)
+    }
+
+    fn copied(&self) -> MutexGuard<'_, Copied> {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kind of numbers in which a kernel that makes x is to leave a copy beside it; 0: none.
+    fn copies(&self, x: &Tensor) -> u32 {
+        let mut copy = self.copied();
+        copy.of = copy.numbers.map(|_| x.id());
+        copy.numbers.map_or(0, |numbers| numbers as u32)
+    }
+
     /// x in 16-bit numbers, until the next call.
     pub(crate) fn narrow(&self, x: &Tensor, numbers: Activations) -> Result<Place<'_>> {
         let count = x.elem_count();
         let out = Place::buffer(&self.narrow, 0).map_err(Error::wrap)?;
         out.holds("activations", 2 * count).map_err(Error::wrap)?;
+        let mut copy = self.copied();
+        let known = copy.numbers.replace(numbers) == Some(numbers);
+        if copy.of.take() == Some(x.id()) && known {
+            return Ok(out);
+        }
+        drop(copy);
         self.launch(
             (Kernel::Cast, [count.div_ceil(GROUP_NUMBERS), 1, 1]),
             [read(x), Ok(Arg::Out(out.clone()))],

@@ -29,7 +29,7 @@ static void run(const engine::Ids &ids) {
                        ids.tid);
     case 1:
       return kv_norm(at<float>(0), at<float>(1), at<float>(2), at<float>(3), at<float>(4),
-                     arguments<KvNormParams>(5), group, ids.tid);
+                     at<ushort>(5), arguments<KvNormParams>(6), group, ids.tid);
     case 2:
       return kv_angles(at<uint>(0), at<float>(1), at<float>(2), arguments<KvAnglesParams>(3), group,
                        ids.tid);
@@ -37,7 +37,8 @@ static void run(const engine::Ids &ids) {
       return kv_split(at<float>(0), at<float>(1), at<float>(2), at<float>(3), at<float>(4),
                       arguments<KvSplitParams>(5), group, ids.tid);
     case 4:
-      return kv_gate(at<float>(0), at<float>(1), arguments<KvGateParams>(2), group, ids.tid);
+      return kv_gate(at<float>(0), at<float>(1), at<ushort>(2), arguments<KvGateParams>(3), group,
+                     ids.tid);
     case 5:
       return kv_pick(at<uint>(0), at<float>(1), at<float>(2), arguments<KvPickParams>(3), group,
                      ids.tid);
@@ -118,11 +119,11 @@ static void layout() {
   FIELD(KvAttendParams, window), FIELD(KvAttendParams, sink_logits), FIELD(KvAttendParams, scale);
   FIELD(KvAttendParams, soft_cap);
   FIELD(KvNormParams, width), FIELD(KvNormParams, add), FIELD(KvNormParams, eps);
-  FIELD(KvNormParams, post_eps), FIELD(KvAnglesParams, pairs), FIELD(KvAnglesParams, rows);
+  FIELD(KvNormParams, post_eps), FIELD(KvNormParams, numbers), FIELD(KvAnglesParams, pairs), FIELD(KvAnglesParams, rows);
   FIELD(KvSplitParams, q_heads), FIELD(KvSplitParams, kv_heads), FIELD(KvSplitParams, dim);
   FIELD(KvSplitParams, rotated), FIELD(KvSplitParams, tokens), FIELD(KvSplitParams, norms);
   FIELD(KvSplitParams, q_eps), FIELD(KvSplitParams, k_eps), FIELD(KvGateParams, width);
-  FIELD(KvGateParams, activation), FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);
+  FIELD(KvGateParams, activation), FIELD(KvGateParams, numbers), FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);
   FIELD(KvLookupParams, numbers), FIELD(KvLookupParams, scale), FIELD(KvPickParams, width);
   FIELD(KvPickParams, tokens), FIELD(KvPlaceParams, width), FIELD(KvPlaceParams, stride);
   FIELD(KvPlaceParams, first), FIELD(KvCastParams, count), FIELD(KvCastParams, numbers);

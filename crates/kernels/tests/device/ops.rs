@@ -58,12 +58,14 @@ fn run(
 }
 
 fn check_norms(machine: &impl Machine) {
-    for (width, tokens) in [(1, 2), (40, 3), (128, 1), (576, 4), (1030, 2)] {
+    for (width, tokens) in [(1, 2), (40, 3), (128, 1), (576, 4), (1030, 2), (5000, 1)] {
         let [x, delta] = [1, 2].map(|seed| numbers(tokens * width, seed));
         let [weight, post] = [3, 4].map(|seed| numbers(width, seed));
         let bytes = [&x, &delta, &post, &weight].map(|x| bytes_of_floats(x));
         for add in 0..3 {
-            let params = NormParams { width: width as u32, add, eps: 1e-5, post_eps: 1e-3 };
+            let numbers = add;
+            let params =
+                NormParams { width: width as u32, add, eps: 1e-5, post_eps: 1e-3, numbers };
             let [x_bytes, delta_bytes, post_bytes, weight_bytes] = &bytes;
             let unread = if add == 0 { &[][..] } else { delta_bytes };
             let buffers = [
@@ -72,8 +74,11 @@ fn check_norms(machine: &impl Machine) {
                 Buffer::Input(unread),
                 Buffer::Input(if add == 2 { post_bytes } else { &[] }),
                 Buffer::Input(weight_bytes),
+                Buffer::Output(if numbers == 0 { 4 } else { x_bytes.len() / 2 }),
             ];
-            let found = run(machine, (Kernel::Norm, [tokens, 1, 1]), &buffers, &params);
+            let bytes = machine.run((Kernel::Norm, [tokens, 1, 1]), &buffers, &params);
+            let found = [floats(&bytes[0]), floats(&bytes[1])];
+            narrow_copy(&bytes[2], &found[1], numbers);
             let (mut sums, mut norms) = (Vec::new(), Vec::new());
             for (x, delta) in x.chunks(width).zip(delta.chunks(width)) {
                 let added = match add {
@@ -90,6 +95,18 @@ fn check_norms(machine: &impl Machine) {
             near(&found[1], &norms, 4e-6, &what);
         }
     }
+}
+
+/// What lies beside results as f16 (1) or bf16 (2), or is not written (0).
+fn narrow_copy(bytes: &[u8], wide: &[f32], numbers: u32) {
+    let round = |x: &f32| match numbers {
+        1 => f16::from_f32(*x).to_bits(),
+        _ => bf16::from_f32(*x).to_bits(),
+    };
+    let wanted: Vec<u16> =
+        if numbers == 0 { vec![u16::MAX; 2] } else { wide.iter().map(round).collect() };
+    let found: Vec<u16> = bytes.as_chunks().0.iter().map(|x| u16::from_ne_bytes(*x)).collect();
+    assert_eq!(found, wanted);
 }
 
 fn check_angles(machine: &impl Machine) {
@@ -170,10 +187,14 @@ fn check_gates(machine: &impl Machine) {
         (x[0], x[width]) = (-60.0, 3.0);
         for activation in 0..2 {
             let bytes = bytes_of_floats(&x);
-            let buffers = [Buffer::Input(&bytes), Buffer::Output(bytes.len() / 2)];
-            let params = GateParams { width: width as u32, activation };
+            let numbers = 2 * activation;
+            let narrow = Buffer::Output(if numbers == 0 { 4 } else { bytes.len() / 4 });
+            let buffers = [Buffer::Input(&bytes), Buffer::Output(bytes.len() / 2), narrow];
+            let params = GateParams { width: width as u32, activation, numbers };
             let grid = [width.div_ceil(256), tokens, 1];
-            let found = run(machine, (Kernel::Gate, grid), &buffers, &params);
+            let given = machine.run((Kernel::Gate, grid), &buffers, &params);
+            let found = [floats(&given[0])];
+            narrow_copy(&given[1], &found[0], numbers);
             let of = |x: f64| {
                 if activation == 0 {
                     return x / (1.0 + (-x).exp());

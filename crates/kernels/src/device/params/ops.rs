@@ -13,6 +13,8 @@ params! {
         eps: f32,
         /// The same of the norm of delta.
         post_eps: f32,
+        /// Of a narrow copy: 0 there is none, else `Activations` as a number.
+        numbers: u32,
     }
 }
 
@@ -55,6 +57,8 @@ params! {
         width: u32,
         /// 0 SiLU, 1 GELU by tanh.
         activation: u32,
+        /// Of a narrow copy: 0 there is none, else `Activations` as a number.
+        numbers: u32,
     }
 }
 
