@@ -39,8 +39,8 @@ pub(crate) struct GpuStep {
     tables: Vec<GpuBuffer>,
     /// Positions of the tables.
     positions: usize,
-    /// Of a mixture of experts, those of all experts one after the other: rows of tokens, then, from
-    /// the middle on, weights.
+    /// Of a mixture of experts, those of all experts one after the other: rows of tokens, then,
+    /// from the middle on, weights.
     visits: GpuBuffer,
 }
 

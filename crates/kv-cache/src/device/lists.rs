@@ -92,8 +92,8 @@ impl Machine {
 pub(super) struct StepRows<'a> {
     pub(super) rows: &'a [Row<'a>],
     pub(super) chunks: &'a [Chunk<'a>],
-    /// Tokens that a step of decode rows is filled up to: idle ones are kept nowhere and attend over
-    /// nothing. Lists of such a step lie in few different ways.
+    /// Tokens that a step of decode rows is filled up to: idle ones are kept nowhere and attend
+    /// over nothing. Lists of such a step lie in few different ways.
     pub(super) filled: usize,
 }
 

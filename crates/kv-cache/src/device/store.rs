@@ -130,8 +130,8 @@ impl DeviceStore {
         })
     }
 
-    /// What the kernels of a store are compiled for, so that those of several stores can be compiled
-    /// together.
+    /// What the kernels of a store are compiled for, so that those of several stores can be
+    /// compiled together.
     pub fn kernels(shape: &CacheShape, q_heads: usize) -> Result<Vec<Spec>, Error> {
         let mut specs = Vec::new();
         for layer in &shape.layers {
