@@ -186,8 +186,10 @@ impl Lists {
         }
         // Of any length, so behind what a filled step has in its place.
         lists.pages = lists.put(1, &build.pages);
-        lists.seals = lists.put(2, &places.seals);
-        lists.converts = lists.put(2, &places.converts);
+        if packed {
+            lists.seals = lists.put(2, &places.seals);
+            lists.converts = lists.put(2, &places.converts);
+        }
         Ok(lists)
     }
 
