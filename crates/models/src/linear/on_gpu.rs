@@ -125,7 +125,7 @@ impl GpuParts {
                     multiply(step.gpu(), (out, first), (&x, matrix), shape).map_err(Error::wrap)?;
                 }
                 Stored::Blocks(blocks) => {
-                    let part = x.apply_op1_no_bwd(blocks.as_ref())?;
+                    let part = from_start(x)?.apply_op1_no_bwd(blocks.as_ref())?;
                     step.launch(
                         (Kernel::Place, [output.div_ceil(512), rows, 1]),
                         [read(&part), written(out)],
@@ -146,6 +146,15 @@ impl GpuParts {
             &BiasParams { width: self.output as u32 },
         )
     }
+}
+
+/// A tensor from the start of its memory on, where candle wants that: on Metal its product of
+/// several rows with blocks takes no offset.
+fn from_start(x: &Tensor) -> Result<Tensor> {
+    if x.device().is_metal() && x.layout().start_offset() > 0 {
+        return x.force_contiguous();
+    }
+    Ok(x.clone())
 }
 
 /// The product into columns of out from `first` on.
