@@ -116,7 +116,7 @@ KV_KERNEL(kv_attend, 128)
  KV_IN(ushort, dense_values, 3), KV_IN(KvPart, parts, 4), KV_IN(uint, pages, 5),
  KV_IN(float, mask, 6), KV_IN(float, sink_logits, 7), KV_OUT(float, sums, 8),
  KV_OUT(float, ends, 9), KV_OUT(uint, counters, 10), KV_OUT(kv_t, out, 11),
- KV_ARGS(KvAttendParams, args, 12) KV_IDS) {
+ KV_TURN_ARGS(KvAttendParams, args, 12, 13) KV_IDS) {
   KV_BEGIN
   KV_SHARED(float, queries, 2 * KV_SHARE * KV_D);
   KV_SHARED(float, weights, KV_QUERIES *KV_PAGE);
@@ -187,7 +187,7 @@ KV_KERNEL(kv_attend, 128)
         KV_UNROLL
         for (uint e = 0; e < KV_EACH; ++e)
           y[e] = held && own < KV_QUERIES ? queries[own * KV_D + KV_LANES * e + lane] : 0.0f;
-        kv_forward(y, args.value_signs, kv_lane);
+        kv_forward(y, KV_TURN(args.value_signs, 1), kv_lane);
         KV_UNROLL
         for (uint e = 0; e < KV_EACH; ++e)
           if (held) queries[own * KV_D + KV_LANES * e + lane] = y[e];
@@ -201,7 +201,7 @@ KV_KERNEL(kv_attend, 128)
         }
         kv_barrier();
       }
-      kv_forward(x, args.key_signs, kv_lane);
+      kv_forward(x, KV_TURN(args.key_signs, 0), kv_lane);
       KV_UNROLL
       for (uint e = 0; e < KV_EACH; ++e)
         if (held) queries[own * KV_D + KV_LANES * e + lane] = x[e];

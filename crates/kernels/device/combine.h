@@ -7,7 +7,7 @@
 // Grid: [q_heads, args.tokens, parts]; a row is done by the groups of its first part.
 KV_KERNEL(kv_combine, 128)
 (KV_IN(float, sums, 0), KV_IN(float, ends, 1), KV_IN(KvPart, parts, 2),
- KV_IN(float, sink_logits, 3), KV_OUT(kv_t, out, 4), KV_ARGS(KvAttendParams, args, 5) KV_IDS) {
+ KV_IN(float, sink_logits, 3), KV_OUT(kv_t, out, 4), KV_TURN_ARGS(KvAttendParams, args, 5, 6) KV_IDS) {
   KV_BEGIN
   KV_SHARED(float, slot_sums, 8 * KV_D);
   KV_SHARED(float, slot_tops, 8);
@@ -49,7 +49,7 @@ KV_KERNEL(kv_combine, 128)
     KV_UNROLL
     for (uint e = 0; e < KV_EACH; ++e) v[e] += factor * slot_sums[s * KV_D + KV_LANES * e + lane];
   }
-  kv_inverse(v, args.value_signs, kv_lane);
+  kv_inverse(v, KV_TURN(args.value_signs, 1), kv_lane);
   const float inverse = total > 0.0f ? 1.0f / total : 0.0f;
   if (slot == 0u) {
     const kv_size vector = (kv_size(parts[item].query) + token) * args.q_heads + kv_group.x;

@@ -2,7 +2,7 @@
 // takes one side of one tile; 4 lanes take a vector whose size is a power of two from 64 on, 16
 // lanes any other. Codes and scales have the bits of turboquant::Codec.
 
-#define KV_QUARTERED (KV_ORDER == 1 && KV_D >= 64)
+#define KV_QUARTERED (KV_ORDER == 1 && KV_D >= 64) // of a dense rotation the order is 0
 
 // Larger coordinates scale their vector down first; where all are smaller, zeros are stored.
 #define KV_LARGE 1099511627776.0f
@@ -73,7 +73,7 @@ KV_FN float kv_rule_scale(uint rule, float unit, float yy, float yc, float cc) {
 #if KV_QUARTERED == 0
 // Encodes the vector in v; returns the scale's 16 bits, and whether the vector was finite.
 template <uint BITS> KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD uint *codes,
-                                                   KV_CONSTANT uint *signs,
+                                                   KV_TURN_TYPE turn,
                                                    KV_GROUP const uint *steps, float unit_length,
                                                    uint rule, uint lane, KV_THREAD bool &finite) {
   const uint largest = kv_largest<KV_LANES, KV_EACH>(v);
@@ -82,7 +82,7 @@ template <uint BITS> KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD
   const float shrink = kv_float(largest) > KV_LARGE ? KV_LARGE / kv_float(largest) : 1.0f;
   KV_UNROLL
   for (uint e = 0; e < KV_EACH; ++e) v[e] = zero ? 0.0f : v[e] * shrink;
-  kv_forward(v, signs, lane);
+  kv_forward(v, turn, lane);
   float yy = 0.0f;
   KV_UNROLL
   for (uint e = 0; e < KV_EACH; ++e) yy += v[e] * v[e];
@@ -107,7 +107,7 @@ template <uint BITS> KV_FN ushort kv_encode_vector(KV_THREAD float *v, KV_THREAD
 template <uint BITS>
 KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GROUP ushort *scales,
                           KV_GROUP uint *steps, KV_CONSTANT float *levels,
-                          KV_CONSTANT float *borders, KV_CONSTANT uint *signs, float unit_length,
+                          KV_CONSTANT float *borders, KV_TURN_TYPE turn, float unit_length,
                           uint rule, uint token_stride, uint tokens, uint tid) {
   const uint lane = tid & 15u;
   uint strange = 0;
@@ -132,7 +132,7 @@ KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GRO
     }
     bool finite;
     const ushort scale =
-        kv_encode_vector<BITS>(v, code, signs, steps, unit_length, rule, tid & 31u, finite);
+        kv_encode_vector<BITS>(v, code, turn, steps, unit_length, rule, tid & 31u, finite);
     KV_UNROLL
     for (uint e = 0; e < KV_EACH; ++e)
       codes[slot * KV_CODES + KV_LANES * e + lane] = uchar(code[e]);
@@ -296,7 +296,7 @@ KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GRO
 // finite (stored as zeros). Grid: [2 sides, kv_heads, pages].
 KV_KERNEL(kv_encode, 128)
 (KV_IN(kv_t, keys, 0), KV_IN(kv_t, values, 1), KV_IN(uint, pages, 2), KV_OUT(uint, tiles, 3),
- KV_OUT(uint, strange, 4), KV_ARGS(KvPagesParams, args, 5) KV_IDS) {
+ KV_OUT(uint, strange, 4), KV_TURN_ARGS(KvPagesParams, args, 5, 6) KV_IDS) {
   KV_BEGIN
   KV_SHARED(uint, code_words, KV_PAGE * KV_CODES / 4); // words, for their alignment
   KV_SHARED(ushort, scales, KV_PAGE);
@@ -312,12 +312,12 @@ KV_KERNEL(kv_encode, 128)
   if (side == 0u) {
     counts[kv_tid] =
         kv_encode_side<KV_K_BITS>(keys + from, codes, scales, steps, kv_key_levels, kv_key_borders,
-                                  args.key_signs, KV_K_UNIT, args.key_rule, args.token_stride,
+                                  KV_TURN(args.key_signs, 0), KV_K_UNIT, args.key_rule, args.token_stride,
                                   tokens, kv_tid);
   } else {
     counts[kv_tid] =
         kv_encode_side<KV_V_BITS>(values + from, codes, scales, steps, kv_value_levels,
-                                  kv_value_borders, args.value_signs, KV_V_UNIT, args.value_rule,
+                                  kv_value_borders, KV_TURN(args.value_signs, 1), KV_V_UNIT, args.value_rule,
                                   args.token_stride, tokens, kv_tid);
   }
   kv_barrier();

@@ -17,7 +17,7 @@ template <uint BITS> KV_FN void kv_decode(KV_THREAD float *v, KV_DEVICE const ui
 // where its tiles are; keys, values: dense. Grid: [2 sides, kv_heads, pages].
 KV_KERNEL(kv_gather, 128)
 (KV_IN(uint, tiles, 0), KV_IN(uint, pages, 1), KV_OUT(kv_t, keys, 2), KV_OUT(kv_t, values, 3),
- KV_ARGS(KvPagesParams, args, 4) KV_IDS) {
+ KV_TURN_ARGS(KvPagesParams, args, 4, 5) KV_IDS) {
   KV_BEGIN
   const uint side = kv_group.x, head = kv_group.y, page = kv_group.z, lane = kv_tid & 15u;
   const kv_size into =
@@ -29,10 +29,10 @@ KV_KERNEL(kv_gather, 128)
     const float scale = kv_scale(tile, side, slot);
     if (side == 0u) {
       kv_decode<KV_K_BITS>(v, tile, side, slot, scale, kv_key_levels, lane);
-      kv_inverse(v, args.key_signs, kv_lane);
+      kv_inverse(v, KV_TURN(args.key_signs, 0), kv_lane);
     } else {
       kv_decode<KV_V_BITS>(v, tile, side, slot, scale, kv_value_levels, lane);
-      kv_inverse(v, args.value_signs, kv_lane);
+      kv_inverse(v, KV_TURN(args.value_signs, 1), kv_lane);
     }
     if (page * KV_PAGE + slot < args.tokens) {
       KV_DEVICE kv_t *x =

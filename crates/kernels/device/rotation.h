@@ -1,10 +1,52 @@
-// The randomized Hadamard transform of a vector of KV_D numbers held by 16 lanes: lane l has the
-// numbers l, l + 16, ... A simd holds two vectors. The order of additions is the codec's
-// (docs/turboquant.md), so bits agree with the CPU. KV_D = KV_ORDER * KV_RUN; KV_MIX_ROWS and
-// KV_MIX_COLUMNS are the sign bits of the matrix of order KV_ORDER.
+// The rotation of a vector of KV_D numbers held by 16 lanes: lane l has the numbers l, l + 16, ... A
+// simd holds two vectors. The order of additions is the codec's (docs/turboquant.md), so bits agree
+// with the CPU. It is a randomized Hadamard transform: KV_D = KV_ORDER * KV_RUN; KV_MIX_ROWS and
+// KV_MIX_COLUMNS are the sign bits of the matrix of order KV_ORDER. With KV_DENSE it is a full matrix
+// of floats, in a buffer that kernels have in front of their arguments.
 
 #define KV_LANES 16
 #define KV_EACH (KV_D / KV_LANES)
+
+#ifdef KV_DENSE
+// What kv_forward and kv_inverse take of a side, 0 the keys or 1 the values: rows of its matrix, or
+// signs.
+#define KV_TURN_TYPE KV_DEVICE const float *
+#define KV_TURN(signs, side) (matrices + (side) * KV_D * KV_D)
+// The end of the parameters of a kernel that rotates: those of index i, or behind the matrices.
+#define KV_TURN_ARGS(T, name, i, next) KV_IN(float, matrices, i), KV_ARGS(T, name, next)
+
+// The numbers of a lane of matrix * v, or of its transpose * v.
+template <bool INVERSE>
+KV_FN void kv_turn(KV_THREAD float *v, KV_DEVICE const float *matrix, uint lane) {
+  const uint first = lane & 16u, own = lane & 15u;
+  float sums[KV_EACH];
+  KV_UNROLL
+  for (uint e = 0; e < KV_EACH; ++e) sums[e] = INVERSE ? 0.0f : -0.0f;
+  KV_UNROLL
+  for (uint c = 0; c < KV_EACH; ++c) {
+    for (uint from = 0; from < KV_LANES; ++from) {
+      const float x = kv_shuffle(v[c], first + from);
+      const uint j = KV_LANES * c + from;
+      KV_UNROLL
+      for (uint e = 0; e < KV_EACH; ++e) {
+        const uint i = KV_LANES * e + own;
+        sums[e] += x * matrix[INVERSE ? j * KV_D + i : i * KV_D + j];
+      }
+    }
+  }
+  KV_UNROLL
+  for (uint e = 0; e < KV_EACH; ++e) v[e] = sums[e];
+}
+KV_FN void kv_forward(KV_THREAD float *v, KV_DEVICE const float *matrix, uint lane) {
+  kv_turn<false>(v, matrix, lane);
+}
+KV_FN void kv_inverse(KV_THREAD float *v, KV_DEVICE const float *matrix, uint lane) {
+  kv_turn<true>(v, matrix, lane);
+}
+#else
+#define KV_TURN_TYPE KV_CONSTANT uint *
+#define KV_TURN(signs, side) signs
+#define KV_TURN_ARGS(T, name, i, next) KV_ARGS(T, name, i)
 
 #if KV_ORDER > 1
 KV_TABLE(uint, kv_mix_rows) = KV_MIX_ROWS;
@@ -84,3 +126,4 @@ KV_FN void kv_inverse(KV_THREAD float *v, KV_CONSTANT uint *signs, uint lane) {
   for (uint e = 0; e < KV_EACH; ++e) v[e] *= KV_FACTOR;
   kv_apply_signs(v, signs, lane);
 }
+#endif

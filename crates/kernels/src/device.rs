@@ -201,9 +201,10 @@ pub fn ops_program() -> String {
 }
 
 /// The text with `attend` for NVIDIA GPUs from sm_90 on, which merges the parts of a row itself;
-/// `None` where the specification has only the portable one: it wants heads of 64, 128 or 256.
+/// `None` where the specification has only the portable one: it wants heads of 64, 128 or 256, and
+/// no dense rotation.
 pub fn override_program(spec: &Spec) -> Option<String> {
-    if ![64, 128, 256].contains(&spec.layout().dim()) {
+    if spec.is_dense() || ![64, 128, 256].contains(&spec.layout().dim()) {
         return None;
     }
     Some(format!("#define KV_ATTEND_OVERRIDE\n{}{}", program(spec), OVERRIDE.concat()))

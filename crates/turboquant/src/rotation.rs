@@ -90,6 +90,14 @@ impl Rotation {
         }
     }
 
+    /// The full matrix, row by row; `None` of a Hadamard rotation.
+    pub fn matrix(&self) -> Option<&[f32]> {
+        match &self.matrix {
+            Matrix::Hadamard { .. } => None,
+            Matrix::Dense(rows) => Some(rows),
+        }
+    }
+
     /// The matrix of order m in the transform of m·2^k numbers, `[m, m]` of 1 and -1, empty for
     /// m = 1; `None` if the rotation is a full matrix.
     pub fn mixing(&self) -> Option<&[f32]> {

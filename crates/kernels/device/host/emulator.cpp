@@ -20,6 +20,13 @@ static char *job_buffers[16];
 template <class T> static T *at(int i) { return (T *)job_buffers[i]; }
 template <class T> static const T &arguments(int i) { return *(const T *)job_buffers[i]; }
 
+// The arguments of a kernel that rotates: from buffer i on, behind the matrices of a dense rotation.
+#ifdef KV_DENSE
+#define TURN(T, i) at<float>(i), arguments<T>(i + 1)
+#else
+#define TURN(T, i) arguments<T>(i)
+#endif
+
 #ifdef KV_OPS
 static void run(const engine::Ids &ids) {
   const uint3 group = {ids.group[0], ids.group[1], ids.group[2]};
@@ -64,22 +71,22 @@ static void run(const engine::Ids &ids) {
   const uint3 group = {ids.group[0], ids.group[1], ids.group[2]};
   switch (job_kernel) {
     case 0:
-      return kv_rotate(at<kv_t>(0), at<float>(1), arguments<KvRotateParams>(2), group, ids.tid);
+      return kv_rotate(at<kv_t>(0), at<float>(1), TURN(KvRotateParams, 2), group, ids.tid);
     case 1:
-      return kv_restore(at<float>(0), at<kv_t>(1), arguments<KvRotateParams>(2), group, ids.tid);
+      return kv_restore(at<float>(0), at<kv_t>(1), TURN(KvRotateParams, 2), group, ids.tid);
     case 2:
       return kv_encode(at<kv_t>(0), at<kv_t>(1), at<uint>(2), at<uint>(3), at<uint>(4),
-                       arguments<KvPagesParams>(5), group, ids.tid);
+                       TURN(KvPagesParams, 5), group, ids.tid);
     case 3:
       return kv_gather(at<uint>(0), at<uint>(1), at<kv_t>(2), at<kv_t>(3),
-                       arguments<KvPagesParams>(4), group, ids.tid);
+                       TURN(KvPagesParams, 4), group, ids.tid);
     case 4:
       return kv_attend(at<kv_t>(0), at<uint>(1), at<ushort>(2), at<ushort>(3), at<KvPart>(4),
                        at<uint>(5), at<float>(6), at<float>(7), at<float>(8), at<float>(9),
-                       at<uint>(10), at<kv_t>(11), arguments<KvAttendParams>(12), group, ids.tid);
+                       at<uint>(10), at<kv_t>(11), TURN(KvAttendParams, 12), group, ids.tid);
     case 5:
       return kv_combine(at<float>(0), at<float>(1), at<KvPart>(2), at<float>(3), at<kv_t>(4),
-                        arguments<KvAttendParams>(5), group, ids.tid);
+                        TURN(KvAttendParams, 5), group, ids.tid);
     case 6:
       return kv_append(at<float>(0), at<float>(1), at<uint>(2), at<ushort>(3), at<ushort>(4),
                        arguments<KvAppendParams>(5), group, ids.tid);

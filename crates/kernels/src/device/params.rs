@@ -231,14 +231,14 @@ params! {
     }
 }
 
-/// Signs of a rotation as the kernels take them: bit d mod 32 of word d / 32 is 1 for minus.
+/// Signs of a rotation as the kernels take them: bit d mod 32 of word d / 32 is 1 for minus. None
+/// of a full matrix, which is a buffer of its own.
 ///
 /// # Panics
-/// If the rotation is a full matrix or larger than 256.
+/// If the rotation is larger than 256.
 pub fn sign_words(rotation: &Rotation) -> [u32; 8] {
-    let signs = rotation.signs().expect("kernels take Hadamard rotations");
     let mut words = [0; 8];
-    for (d, sign) in signs.iter().enumerate() {
+    for (d, sign) in rotation.signs().unwrap_or_default().iter().enumerate() {
         words[d / 32] |= u32::from(*sign < 0.0) << (d % 32);
     }
     words

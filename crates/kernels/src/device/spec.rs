@@ -28,6 +28,8 @@ pub struct Spec {
     layout: PageLayout,
     activations: Activations,
     queries: usize,
+    /// Whether the rotation is a full matrix.
+    dense: bool,
 }
 
 /// A specification without kernels.
@@ -45,7 +47,7 @@ impl fmt::Display for Unsupported {
             Self::Dim(dim) => write!(
                 f,
                 "head_dim {dim} has no device kernels: they take multiples of {LANES} up to \
-                 {MAX_DIM} that are a power of two times 1, 12, 20 or 28; use a 16-bit cache"
+                 {MAX_DIM}; use a 16-bit cache"
             ),
             Self::Widths(Widths { keys, values }) => {
                 let offered: Vec<String> = Width::CACHE.iter().map(Width::to_string).collect();
@@ -65,13 +67,27 @@ impl Spec {
     /// The kernels of heads of `dim` numbers, or why there are none.
     pub fn new(dim: usize, widths: Widths, activations: Activations) -> Result<Self, Unsupported> {
         let fits = dim > 0 && dim <= MAX_DIM && dim.is_multiple_of(LANES);
-        if !fits || any_rotation(dim).is_dense() {
+        if !fits {
             return Err(Unsupported::Dim(dim));
         }
         if ![widths.keys, widths.values].iter().all(|width| Width::CACHE.contains(width)) {
             return Err(Unsupported::Widths(widths));
         }
-        Ok(Self { layout: PageLayout::new(dim, widths), activations, queries: MAX_QUERIES })
+        let dense = any_rotation(dim).is_dense();
+        Ok(Self { layout: PageLayout::new(dim, widths), activations, queries: MAX_QUERIES, dense })
+    }
+
+    /// With a full matrix for a rotation whatever the size: [`Rotation::dense`].
+    #[must_use]
+    pub fn with_dense_rotation(self) -> Self {
+        Self { dense: true, ..self }
+    }
+
+    /// Whether the rotation is a full matrix. Then kernels that rotate have one buffer more in
+    /// front of their arguments: `[2, dim, dim]` f32, the keys' rows and the values' (`rotate`
+    /// and `restore`: `[dim, dim]`).
+    pub fn is_dense(&self) -> bool {
+        self.dense
     }
 
     /// With so many query vectors of a key head sharing one read of its keys and values in
@@ -112,10 +128,13 @@ impl Spec {
         define("KV_D", dim.to_string());
         define("KV_QUERIES", self.queries.to_string());
         let rotation = any_rotation(dim);
-        let mixing = rotation.mixing().expect("only Hadamard rotations have a specification");
-        let order = mixing.len().isqrt().max(1);
+        let mixing = rotation.mixing().filter(|_| !self.dense).unwrap_or_default();
+        let order = if self.dense { 0 } else { mixing.len().isqrt().max(1) };
         define("KV_ORDER", order.to_string());
-        define("KV_RUN", (dim / order).to_string());
+        match dim.checked_div(order) {
+            Some(run) => define("KV_RUN", run.to_string()),
+            None => define("KV_DENSE", String::new()),
+        }
         if order > 1 {
             let minus = |at: usize| u32::from(mixing[at] < 0.0);
             let row = |a: usize| (0..order).map(|c| minus(a * order + c) << c).sum::<u32>();
@@ -173,12 +192,13 @@ mod tests {
     #[test]
     fn what_has_no_kernels_is_refused_with_what_has() {
         let spec = |dim, keys, values| Spec::new(dim, widths(keys, values), Activations::F32);
-        for dim in [0, 8, 24, 100, 120, 144, 272, 320, 512] {
+        for dim in [0, 8, 24, 100, 120, 272, 320, 512] {
             let text = spec(dim, 4, 4).unwrap_err().to_string();
             assert!(text.contains(&format!("head_dim {dim} ")), "{text}");
         }
-        for dim in [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256] {
-            spec(dim, 4, 4).unwrap();
+        for dim in (16..=256).step_by(16) {
+            let hadamard = [16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256].contains(&dim);
+            assert_eq!(spec(dim, 4, 4).unwrap().is_dense(), !hadamard, "{dim}");
         }
         for (keys, values) in [(1, 4), (4, 5), (7, 7)] {
             let text = spec(128, keys, values).unwrap_err().to_string();

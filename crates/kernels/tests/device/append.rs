@@ -40,7 +40,11 @@ fn new_tokens_have_the_bytes_of_the_cpu() {
 }
 
 pub(crate) fn check<M: Machine>(make: impl Fn(&Spec) -> M) {
-    for (dim, kv_heads) in [(64, 1), (80, 3), (112, 2), (128, 8), (256, 2)] {
+    check_sizes(make, &[(64, 1), (80, 3), (112, 2), (128, 8), (256, 2)]);
+}
+
+pub(crate) fn check_sizes<M: Machine>(make: impl Fn(&Spec) -> M, sizes: &[(usize, usize)]) {
+    for &(dim, kv_heads) in sizes {
         let machine = make(&spec(dim, 4, 4));
         // The last tokens of a page and the first of another, one that is not kept, and slots here
         // and there.

@@ -2,13 +2,13 @@
 
 mod case;
 
-use kvant_kernels::device::{Activations, Spec};
-use kvant_turboquant::{Side, Width};
+use kvant_kernels::device::Spec;
+use kvant_turboquant::Width;
 
 use self::case::{Case, Options, PLAIN, Shape};
 use crate::emulator::Emulator;
 use crate::machine::Machine;
-use crate::random::{DIMS, paired, rotation, widths};
+use crate::random::{DIMS, paired};
 
 #[test]
 fn every_width_and_size() {
@@ -21,7 +21,7 @@ pub(crate) fn check_shapes<M: Machine>(make: impl Fn(&Spec) -> M) {
     for (index, (dim, group)) in sizes.into_iter().enumerate() {
         for offset in [0, 2] {
             let bits = bits[(index + offset) % bits.len()];
-            let shape = Shape { dim, bits, kv_heads: 2, group, queries: group };
+            let shape = Shape { dim, bits, kv_heads: 2, group, queries: group, dense: false };
             let case = Case::new(shape, &[(0, 1), (130, 1), (63, 1), (448, 1)], 1.0);
             case.check(&make(&case.spec), PLAIN);
         }
@@ -38,25 +38,26 @@ fn sizes_by_bits_by_groups() {
     });
 }
 
-/// Sizes of a head × bits × query heads of a key head. Sizes with a dense rotation have no kernels.
+/// Sizes of a head × bits × query heads of a key head × kinds of rotation.
 pub(crate) fn check_table<M: Machine>(
     make: impl Fn(&Spec) -> M,
     values: impl Fn(usize, usize) -> usize,
 ) {
-    for dim in [64, 128, 256] {
+    for (dim, dense) in [64, 128, 256].into_iter().flat_map(|dim| [(dim, false), (dim, true)]) {
         for keys in [2, 3, 4, 8] {
             let bits = (keys, values(dim, keys));
             for group in [1, 4] {
-                let shape = Shape { dim, bits, kv_heads: 1, group, queries: 8 };
+                let shape = Shape { dim, bits, kv_heads: 1, group, queries: 8, dense };
                 let case = Case::new(shape, &[(64, 1), (210, 1)], 1.0);
                 case.check(&make(&case.spec), PLAIN);
             }
         }
     }
-    for dim in [100, 120] {
-        assert!(rotation(dim, Side::Keys).is_dense());
-        Spec::new(dim, widths(4, 4), Activations::F32).unwrap_err();
-    }
+    // A size without a Hadamard rotation, by what each size does unasked.
+    let shape = Shape { dim: 144, bits: (4, 4), kv_heads: 1, group: 2, queries: 8, dense: false };
+    let case = Case::new(shape, &[(64, 1), (210, 3)], 1.0);
+    assert!(case.spec.is_dense());
+    case.check(&make(&case.spec), Options { window: 100, split_pages: 2, ..PLAIN });
 }
 
 #[test]
@@ -69,7 +70,7 @@ pub(crate) fn check_options<M: Machine>(
     dim: usize,
     bits: (usize, usize),
 ) {
-    let shape = Shape { dim, bits, kv_heads: 1, group: 3, queries: 8 };
+    let shape = Shape { dim, bits, kv_heads: 1, group: 3, queries: 8, dense: false };
     let rows = [(63, 16), (64, 2), (0, 5), (321, 7), (127, 1)];
     let case = Case::new(shape, &rows, 4.0);
     let machine = make(&case.spec);
@@ -97,7 +98,7 @@ fn scores_far_apart_stay_finite() {
 }
 
 pub(crate) fn check_sharp<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
-    let shape = Shape { dim, bits: (8, 4), kv_heads: 1, group: 2, queries: 2 };
+    let shape = Shape { dim, bits: (8, 4), kv_heads: 1, group: 2, queries: 2, dense: false };
     for sharp in [0.0, 60.0] {
         let case = Case::new(shape, &[(200, 1), (64, 1)], sharp);
         case.check(&make(&case.spec), Options { split_pages: 1, ..PLAIN });
@@ -120,7 +121,7 @@ pub(crate) fn check_own_widths<M: Machine>(make: impl Fn(&Spec) -> M) {
             _ => &[(8, 8)],
         };
         for &(group, queries) in groups {
-            let shape = Shape { dim, bits, kv_heads: 2, group, queries };
+            let shape = Shape { dim, bits, kv_heads: 2, group, queries, dense: false };
             let case = Case::new(shape, &[(0, 1), (130, 1), (63, 1), (1024, 1)], 2.0);
             let machine = make(&case.spec);
             for (split_pages, tail_apart) in [(3, true), (16, false)] {
@@ -134,7 +135,7 @@ pub(crate) fn check_own_widths<M: Machine>(make: impl Fn(&Spec) -> M) {
 #[cfg(feature = "cuda")]
 pub(crate) fn check_long<M: Machine>(make: impl Fn(&Spec) -> M) {
     for (bits, group, length) in [((4, 4), 4, 131_072), ((8, 4), 8, 32_000), ((3, 3), 4, 8191)] {
-        let shape = Shape { dim: 128, bits, kv_heads: 1, group, queries: group };
+        let shape = Shape { dim: 128, bits, kv_heads: 1, group, queries: group, dense: false };
         let case = Case::new(shape, &[(length, 1), (777, 1)], 3.0);
         case.check(&make(&case.spec), Options { split_pages: 64, ..PLAIN });
     }

@@ -12,7 +12,7 @@ use kvant_kernels::device::{
     with_dense_override,
 };
 
-use crate::machine::{Buffer, Machine};
+use crate::machine::{Buffer, Machine, covered};
 use crate::random::widths;
 use crate::{append, attend, dense, encode, ops, rotate, sample};
 
@@ -78,6 +78,7 @@ impl Machine for Gpu {
         // them to.
         unsafe { self.program.launch(kernel, grid, &mut arguments, params).unwrap() };
         self.stream.synchronize().unwrap();
+        covered("cuda", kernel.name());
         let outputs = on_gpu.iter().zip(buffers);
         let outputs = outputs.filter(|(_, buffer)| !matches!(buffer, Buffer::Input(_)));
         outputs.map(|(slice, _)| self.stream.clone_dtoh(slice).unwrap()).collect()
@@ -114,6 +115,7 @@ fn rotations() {
 #[test]
 fn tiles() {
     on_gpu(|make| encode::check(make));
+    on_gpu(|make| encode::check_dense(make));
 }
 
 #[test]

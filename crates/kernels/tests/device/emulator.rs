@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kvant_kernels::device::{Kernel, Params, Spec, ops_program, program};
 
-use crate::machine::{Buffer, Machine};
+use crate::machine::{Buffer, Machine, covered};
 
 /// Orders of threads and groups that every launch runs under; 0 is the natural one.
 const SEEDS: [u32; 2] = [0, 7];
@@ -191,6 +191,7 @@ impl Machine for Emulator {
                 None => first = Some(outcome.outputs),
             }
         }
+        covered("emulated", kernel.name());
         first.unwrap()
     }
 }

@@ -8,7 +8,7 @@ use kvant_turboquant::{Codec, Encoded, ScaleRule, Side, Width};
 
 use crate::emulator::Emulator;
 use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
-use crate::random::{DIMS, Random, codecs, paired, spec};
+use crate::random::{DIMS, Random, codecs, matrices, paired, spec, turning};
 
 const KV_HEADS: usize = 2;
 
@@ -78,17 +78,26 @@ impl Pages {
     }
 
     /// The same by the device's kernel, and the counts of strange vectors.
-    fn encoded(&self, machine: &impl Machine, spec: &Spec, params: &PagesParams) -> [Vec<u8>; 2] {
+    fn encoded(
+        &self,
+        machine: &impl Machine,
+        (spec, codecs): (&Spec, &(Codec, Codec)),
+        params: &PagesParams,
+    ) -> [Vec<u8>; 2] {
+        let matrices = matrices([codecs.0.rotation(), codecs.1.rotation()]);
         let tile_bytes = spec.layout().tile_bytes();
         let one_page = KV_HEADS * tile_bytes;
+        let [keys, values] = [&self.keys, &self.values].map(|side| bytes_of_floats(side));
+        let list = bytes_of_words(&self.list);
         let buffers = [
-            Buffer::Input(&bytes_of_floats(&self.keys)),
-            Buffer::Input(&bytes_of_floats(&self.values)),
-            Buffer::Input(&bytes_of_words(&self.list)),
+            Buffer::Input(&keys),
+            Buffer::Input(&values),
+            Buffer::Input(&list),
             Buffer::Output((self.count() + 1) * one_page),
             Buffer::Output(4 * self.count() * KV_HEADS * 2),
         ];
         let grid = [2, KV_HEADS, self.count()];
+        let buffers = turning(buffers, &matrices);
         let mut outputs = machine.run((Kernel::Encode, grid), &buffers, params);
         let strange = outputs.pop().unwrap();
         let mut tiles = outputs.pop().unwrap();
@@ -113,18 +122,39 @@ pub(crate) fn check<M: Machine>(make: impl Fn(&Spec) -> M) {
         for (at, keys) in Width::CACHE.into_iter().enumerate() {
             let values = paired(index, at);
             let spec = spec(dim, keys.bits(), values.bits());
-            let machine = make(&spec);
-            let codecs = codecs(&spec, None);
-            for tokens in [1, 15, 16, 17, 63, 64, 65] {
-                let pages = Pages::new(dim, tokens, &mut Random((dim * tokens) as u64));
-                let params = pages.params(dim, &codecs, rules(&codecs, None));
-                let [tiles, strange] = pages.encoded(&machine, &spec, &params);
-                assert!(tiles == pages.tiles(&spec, &codecs), "{tokens} of {dim}, {keys}/{values}");
-                assert!(strange.iter().all(|byte| *byte == 0));
-            }
-            gathers(&machine, &spec, &codecs);
+            check_spec(&make(&spec), &spec, &[1, 15, 16, 17, 63, 64, 65]);
         }
     }
+}
+
+/// Full matrices for rotations: a size that has no other, and the sizes of the table of `attend`.
+pub(crate) fn check_dense<M: Machine>(make: impl Fn(&Spec) -> M) {
+    for (dim, keys, values) in [(144, 4, 4), (64, 3, 6), (128, 8, 2), (256, 2, 8)] {
+        let spec = spec(dim, keys, values).with_dense_rotation();
+        check_spec(&make(&spec), &spec, &[17, 64, 65]);
+    }
+}
+
+/// One program that may be compiled already, for machines where compiling takes long.
+#[cfg(feature = "metal")]
+pub(crate) fn check_one<M: Machine>(make: impl Fn(&Spec) -> M) {
+    let spec = spec(64, 3, 6);
+    check_spec(&make(&spec), &spec, &[65]);
+}
+
+/// Both ways.
+fn check_spec(machine: &impl Machine, spec: &Spec, lengths: &[usize]) {
+    let dim = spec.layout().dim();
+    let codecs = codecs(spec, None);
+    for &tokens in lengths {
+        let pages = Pages::new(dim, tokens, &mut Random((dim * tokens) as u64));
+        let params = pages.params(dim, &codecs, rules(&codecs, None));
+        let [tiles, strange] = pages.encoded(machine, (spec, &codecs), &params);
+        let widths = spec.layout().widths();
+        assert!(tiles == pages.tiles(spec, &codecs), "{tokens} of {dim}, {widths:?}");
+        assert!(strange.iter().all(|byte| *byte == 0));
+    }
+    gathers(machine, spec, &codecs);
 }
 
 /// `gather` gives what the codec decodes.
@@ -137,12 +167,15 @@ fn gathers(machine: &impl Machine, spec: &Spec, codecs: &(Codec, Codec)) {
     let mut tiles = vec![0xFF; one_page];
     tiles.extend(pages.tiles(spec, codecs));
     let numbers = pages.keys.len();
+    let list = bytes_of_words(&pages.list);
+    let matrices = matrices([codecs.0.rotation(), codecs.1.rotation()]);
     let buffers = [
         Buffer::Input(&tiles),
-        Buffer::Input(&bytes_of_words(&pages.list)),
+        Buffer::Input(&list),
         Buffer::Output(4 * numbers),
         Buffer::Output(4 * numbers),
     ];
+    let buffers = turning(buffers, &matrices);
     let found = machine.run((Kernel::Gather, [2, KV_HEADS, pages.count()]), &buffers, &params);
     let (keys, values) = (floats(&found[0]), floats(&found[1]));
     for token in 0..pages.count() * PAGE_TOKENS {
@@ -163,6 +196,11 @@ fn gathers(machine: &impl Machine, spec: &Spec, codecs: &(Codec, Codec)) {
             assert_eq!(values[at], codecs.1.decode(&value), "value {token}");
         }
     }
+}
+
+#[test]
+fn tiles_of_dense_rotations_have_the_bytes_of_the_cpu() {
+    check_dense(Emulator::new);
 }
 
 #[test]
@@ -188,7 +226,7 @@ pub(crate) fn check_strange<M: Machine>(make: impl Fn(&Spec) -> M) {
         pages.keys[7 * dim + 2] = f16::MAX.to_f32();
         pages.values[dim] = f32::INFINITY;
         let params = pages.params(dim, &codecs, rules(&codecs, Some(rule)));
-        let [tiles, strange] = pages.encoded(&machine, &spec, &params);
+        let [tiles, strange] = pages.encoded(&machine, (&spec, &codecs), &params);
         assert!(tiles == pages.tiles(&spec, &codecs), "{rule}");
         assert_eq!(strange, bytes_of_words(&[2, 1, 0, 0]), "{rule}");
         assert_eq!(spec.layout().key_scale(&tiles, 0).to_bits(), 0);

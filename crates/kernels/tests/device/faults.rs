@@ -127,7 +127,7 @@ fn a_missing_barrier_is_a_race() {
 
 #[test]
 fn a_barrier_that_some_skip_is_found() {
-    let from = "  kv_forward(v, args.signs, kv_lane);";
+    let from = "  kv_forward(v, KV_TURN(args.signs, 0), kv_lane);";
     let found = rotate(&planted(from, &format!("{from} if (kv_tid != 5u) kv_barrier();")));
     assert!(found.contains("at a group barrier"), "{found}");
 }
@@ -140,7 +140,7 @@ fn two_threads_that_write_one_place_are_a_race() {
 
 #[test]
 fn a_divergent_shuffle_is_found() {
-    let from = "  kv_forward(v, args.signs, kv_lane);";
+    let from = "  kv_forward(v, KV_TURN(args.signs, 0), kv_lane);";
     let found = rotate(&planted(from, &format!("  if (here)\n{from}")));
     assert!(found.contains("at a shuffle"), "{found}");
 }
@@ -155,8 +155,8 @@ fn an_access_past_the_end_is_found() {
 #[test]
 fn a_write_to_an_input_is_found() {
     let found = rotate(&planted(
-        "  kv_forward(v, args.signs, kv_lane);",
-        "  kv_forward(v, args.signs, kv_lane); ((device kv_t*)x)[at] = 0;",
+        "  kv_forward(v, KV_TURN(args.signs, 0), kv_lane);",
+        "  kv_forward(v, KV_TURN(args.signs, 0), kv_lane); ((device kv_t*)x)[at] = 0;",
     ));
     assert!(found.contains("writes to buffer 0"), "{found}");
 }

@@ -1,5 +1,8 @@
 //! What runs kernels: the emulator, or a GPU. Checks are written once and run on either.
 
+use std::fs;
+use std::path::Path;
+
 use kvant_kernels::device::{Kernel, Params};
 
 /// A buffer of a launch: contents, the size of an output in bytes, or both.
@@ -35,6 +38,16 @@ pub(crate) trait Machine {
         buffers: &[Buffer<'_>],
         params: &impl Params,
     ) -> Vec<Vec<u8>>;
+}
+
+/// Notes that a check has run a kernel, for `scripts/kernel-table`.
+pub(crate) fn covered(check: &str, kernel: &str) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("covered").join(check);
+    let note = folder.join(kernel);
+    if !note.exists() {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(note, "").unwrap();
+    }
 }
 
 pub(crate) fn bytes_of_words(numbers: &[u32]) -> Vec<u8> {

@@ -2,8 +2,10 @@
 //! in its place. There few sizes are taken, since each is a text to compile, and launches that
 //! nothing orders are faults.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use kvant_kernels::device::{
@@ -12,9 +14,9 @@ use kvant_kernels::device::{
 };
 use kvant_turboquant::Side;
 
-use crate::machine::{Buffer, Machine, bytes_of_floats, floats};
+use crate::machine::{Buffer, Machine, bytes_of_floats, covered, floats};
 use crate::random::{Random, rotation, spec};
-use crate::{attend, encode, ops, rotate, sample};
+use crate::{append, attend, dense, encode, ops, rotate, sample};
 
 static DEVICE: LazyLock<(Device, Gpu)> = LazyLock::new(|| {
     let device = Device::new_metal(0).unwrap();
@@ -28,6 +30,11 @@ static TURN: Mutex<()> = Mutex::new(());
 
 fn is_fake() -> bool {
     DEVICE.1.name() == "fakemetal"
+}
+
+/// What `scripts/kernel-table` calls it.
+fn check_name() -> &'static str {
+    if is_fake() { "fakemetal" } else { "metal" }
 }
 
 /// A program; none stands for the kernels of a model.
@@ -67,6 +74,8 @@ impl Machine for OnMetal {
         let args: Vec<_> = args.collect();
         let program = self.0.as_deref().unwrap_or(gpu.ops());
         gpu.launch((program, kernel), grid, &args, params).unwrap();
+        gpu.synchronize().unwrap();
+        covered(check_name(), kernel.name());
         let outputs = on_gpu.iter().zip(buffers);
         let outputs = outputs.filter(|(_, buffer)| !matches!(buffer, Buffer::Input(_)));
         outputs.map(|(memory, _)| gpu.read(memory, 0..memory.bytes()).unwrap()).collect()
@@ -76,12 +85,18 @@ impl Machine for OnMetal {
 #[test]
 fn kernels_of_the_cache() {
     encode::check_strange(OnMetal::new);
+    encode::check_one(OnMetal::new);
     attend::check_options(OnMetal::new, 64, (4, 3));
     attend::check_sharp(OnMetal::new, 64);
+    append::check_sizes(OnMetal::new, &[(64, 2)]);
+    dense::check_sharp(OnMetal::new, 64);
     if !is_fake() {
         rotate::check(OnMetal::new);
         encode::check(OnMetal::new);
+        encode::check_dense(OnMetal::new);
         attend::check_shapes(OnMetal::new);
+        append::check(OnMetal::new);
+        dense::check_shapes(OnMetal::new);
     }
 }
 
@@ -115,6 +130,9 @@ fn there_and_back(says: bool, times: usize) -> Result<(), GpuError> {
     let found = floats(&gpu.read(&now, 0..4 * x.len())?);
     let expected = (0..times).fold(x, |x, _| rotation.restore(rotation.rotate(x)));
     assert_eq!(found, expected);
+    for kernel in [Kernel::Rotate, Kernel::Restore] {
+        covered(check_name(), kernel.name());
+    }
     Ok(())
 }
 
@@ -212,6 +230,42 @@ fn products_agree_with_plain_loops() {
                     let gap = (f64::from(*found) - exact).abs();
                     assert!(gap < bound * exact.abs().max(4.0), "{numbers:?} {rows}: {gap}");
                 }
+            }
+        }
+    }
+}
+
+/// Blocks of GGUF files through candle's products, one row and several, which are kernels apart.
+#[test]
+fn products_with_blocks_agree_with_plain_loops() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (input, output) = (256, 40);
+    let put = |rows: usize, seed| {
+        Tensor::from_vec(Random(seed).floats(rows * input), (rows, input), &Device::Cpu).unwrap()
+    };
+    for dtype in [
+        GgmlDType::Q4_0,
+        GgmlDType::Q4_1,
+        GgmlDType::Q5_0,
+        GgmlDType::Q5_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q4K,
+        GgmlDType::Q5K,
+        GgmlDType::Q6K,
+    ] {
+        let blocks = QTensor::quantize(&put(output, 2), dtype).unwrap();
+        let stored = Cow::Owned(blocks.data().unwrap().into_owned());
+        let stored = QStorage::from_data(stored, &DEVICE.0, dtype).unwrap();
+        let on_gpu = QTensor::new(stored, (output, input)).unwrap();
+        let weights = blocks.dequantize(&Device::Cpu).unwrap().t().unwrap();
+        for rows in [1, 19] {
+            let x = put(rows, 1);
+            let found = x.to_device(&DEVICE.0).unwrap().apply_op1_no_bwd(&on_gpu).unwrap();
+            let found = found.to_vec2::<f32>().unwrap().concat();
+            let exact = x.matmul(&weights).unwrap().to_vec2::<f32>().unwrap().concat();
+            for (found, exact) in found.iter().zip(exact) {
+                let gap = (found - exact).abs();
+                assert!(gap < 1e-2 * exact.abs().max(4.0), "{dtype:?} {rows}: {found} {exact}");
             }
         }
     }

@@ -3,6 +3,8 @@
 use kvant_kernels::device::{Activations, Spec};
 use kvant_turboquant::{Codec, Key, Rotation, ScaleRule, Side, Width, Widths};
 
+use crate::machine::{Buffer, bytes_of_floats};
+
 /// Sizes of heads that are tested: powers of two, 20·4, 12·8.
 pub(crate) const DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 
@@ -39,12 +41,37 @@ pub(crate) fn rotation(dim: usize, side: Side) -> Rotation {
     Rotation::new(dim, Key { layer: 3, side, seed: 11 })
 }
 
+/// The rotation of the kind that a specification has.
+pub(crate) fn rotation_of(spec: &Spec, side: Side) -> Rotation {
+    let dim = spec.layout().dim();
+    if spec.is_dense() {
+        return Rotation::dense(dim, Key { layer: 3, side, seed: 11 });
+    }
+    rotation(dim, side)
+}
+
+/// Buffers of a kernel that rotates, with what it has of matrices.
+pub(crate) fn turning<'a, const N: usize>(
+    buffers: [Buffer<'a>; N],
+    matrices: &'a [u8],
+) -> Vec<Buffer<'a>> {
+    let more = Some(Buffer::Input(matrices)).filter(|_| !matrices.is_empty());
+    buffers.into_iter().chain(more).collect()
+}
+
+/// The bytes of the matrices of dense rotations; nothing of others.
+pub(crate) fn matrices(rotations: [&Rotation; 2]) -> Vec<u8> {
+    bytes_of_floats(
+        &rotations.iter().filter_map(|of| of.matrix()).flatten().copied().collect::<Vec<_>>(),
+    )
+}
+
 /// Codecs of keys and values, each with the scale rule of its side and width or the one asked for.
 pub(crate) fn codecs(spec: &Spec, rule: Option<ScaleRule>) -> (Codec, Codec) {
     let Widths { keys, values } = spec.layout().widths();
     let codec = |side, width| {
         let rule = rule.unwrap_or(ScaleRule::for_side(side, width));
-        Codec::new(rotation(spec.layout().dim(), side), width, rule)
+        Codec::new(rotation_of(spec, side), width, rule)
     };
     (codec(Side::Keys, keys), codec(Side::Values, values))
 }

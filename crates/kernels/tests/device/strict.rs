@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kvant_kernels::device::{Activations, Spec, ops_program, program};
+use kvant_kernels::device::{Activations, Kernel, Spec, ops_program, program};
 
+use crate::machine::covered;
 use crate::random::{spec, widths};
 
 /// The check stands for one version of the front end.
@@ -70,9 +71,14 @@ fn every_program_has_its_types_and_address_spaces_right() {
         of(128, 6, 8, Activations::F16),
         of(192, 3, 3, Activations::F32),
         of(256, 8, 2, Activations::BF16),
+        of(144, 4, 4, Activations::F16),
         ops_program(),
     ];
     assert_eq!(complaints(&libclang, "program", &texts), "");
+    for kernel in Kernel::ALL.into_iter().chain(Kernel::OPS) {
+        assert!(texts.iter().any(|text| text.contains(&format!("KV_KERNEL({}, ", kernel.name()))));
+        covered("strict", kernel.name());
+    }
 
     // What is planted is found, by the words that name it.
     let text = program(&spec(64, 4, 4));

@@ -7,7 +7,7 @@ use kvant_kernels::device::{
     Activations, Arg, AttendParams, Gpu, GpuBuffer, GpuError, GpuProgram, Kernel, PagesParams,
     Place, Spec, rule_code, sign_words,
 };
-use kvant_turboquant::{PageLayout, Widths};
+use kvant_turboquant::{PageLayout, Rotation, Widths};
 
 use super::lists::{List, PackedRows};
 use super::pages::GpuPages;
@@ -30,8 +30,9 @@ pub(super) struct GpuPacked {
     pub(super) tails: GpuPages,
     /// The tile of each head of a prompt's page before it is packed.
     pub(super) staging: GpuPages,
-    /// Signs of the rotations and codes of the scale rules.
+    /// Signs of the rotations, or their matrices, and codes of the scale rules.
     signs: [[u32; 8]; 2],
+    matrices: Option<GpuBuffer>,
     rules: [u32; 2],
     encode: Arc<GpuProgram>,
     pub(super) attend: Arc<GpuProgram>,
@@ -59,13 +60,15 @@ impl GpuPacked {
         let queries = queries(q_heads, shape);
         let [encode, attend] = specs_of(shape, widths, q_heads)?;
         let page_bytes = shape.kv_heads * layout.tile_bytes();
+        let rotations = spec.rotations();
         Ok(Self {
             shape,
             page_bytes,
             tiles: gpu.alloc(room.pages * page_bytes)?,
             tails: GpuPages::new(gpu, shape, room.tails)?,
             staging: GpuPages::new(gpu, shape, room.tiles)?,
-            signs: spec.rotations().each_ref().map(sign_words),
+            matrices: matrices(gpu, &rotations)?,
+            signs: rotations.each_ref().map(sign_words),
             rules: rules.map(rule_code),
             encode: gpu.program(&encode)?,
             attend: gpu.program(&attend)?,
@@ -95,13 +98,13 @@ impl GpuPacked {
             value_rule: self.rules[1],
         };
         let [keys, values] = source.places()?;
-        let args = [
+        let args = self.turning([
             Arg::In(keys),
             Arg::In(values),
             Arg::In(Place::buffer(lists, pages.byte())?),
             Arg::Out(Place::buffer(&self.tiles, 0)?),
             Arg::Out(strange),
-        ];
+        ])?;
         let grid = [2, kv_heads, pages.count];
         gpu.launch((&self.encode, Kernel::Encode), grid, &args, &params)
     }
@@ -137,7 +140,7 @@ impl GpuPacked {
         // Neither masks nor logits of sinks: any place will do.
         let none = Place::buffer(ends, 0)?;
         let [keys, values] = dense.places()?;
-        let args = [
+        let args = self.turning([
             Arg::In((*q).clone()),
             Arg::In(Place::buffer(&self.tiles, 0)?),
             Arg::In(keys),
@@ -150,21 +153,27 @@ impl GpuPacked {
             Arg::Out(Place::buffer(ends, 0)?),
             Arg::Out(Place::buffer(counters, 0)?),
             Arg::Out((*out).clone()),
-        ];
+        ])?;
         let grid = [rows.parts.count, height, 1];
         gpu.launch((&self.attend, Kernel::Attend), grid, &args, &params)?;
         if self.attend.attend_combines() {
             return Ok(());
         }
-        let args = [
+        let args = self.turning([
             Arg::In(Place::buffer(sums, 0)?),
             Arg::In(Place::buffer(ends, 0)?),
             Arg::In(parts),
             Arg::In(none),
             Arg::Out((*out).clone()),
-        ];
+        ])?;
         let grid = [q_heads, rows.longest, rows.parts.count];
         gpu.launch((&self.attend, Kernel::Combine), grid, &args, &params)
+    }
+
+    /// Arguments of a kernel that rotates.
+    fn turning<'a, const N: usize>(&'a self, args: [Arg<'a>; N]) -> Result<Vec<Arg<'a>>, GpuError> {
+        let matrices = self.matrices.iter().map(|matrices| Place::buffer(matrices, 0).map(Arg::In));
+        args.into_iter().map(Ok).chain(matrices).collect()
     }
 
     /// Copies a page within.
@@ -211,4 +220,16 @@ pub(super) fn specs_of(
 /// Query vectors of a key head that share one read of its pages.
 pub(super) fn queries(q_heads: usize, shape: LayerShape) -> usize {
     (q_heads / shape.kv_heads).clamp(1, kvant_kernels::device::MAX_QUERIES)
+}
+
+/// The matrices of dense rotations, keys' and values'; `None` of others.
+fn matrices(gpu: &Gpu, rotations: &[Rotation; 2]) -> Result<Option<GpuBuffer>, GpuError> {
+    let rows = rotations.iter().filter_map(Rotation::matrix).flatten();
+    let bytes: Vec<u8> = rows.flat_map(|x| x.to_ne_bytes()).collect();
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let buffer = gpu.alloc(bytes.len())?;
+    gpu.write(&buffer, 0, &bytes)?;
+    Ok(Some(buffer))
 }

@@ -10,7 +10,7 @@ use kvant_kernels::device::{
 use kvant_turboquant::{Codec, Encoded};
 
 use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
-use crate::random::{Random, codecs, widths};
+use crate::random::{Random, codecs, matrices, turning, widths};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
@@ -19,6 +19,8 @@ pub(super) struct Shape {
     pub(super) kv_heads: usize,
     pub(super) group: usize,
     pub(super) queries: usize,
+    /// Whether the rotation is a full matrix.
+    pub(super) dense: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +66,9 @@ pub(super) struct Case {
 impl Case {
     /// Rows are (position, tokens).
     pub(super) fn new(shape: Shape, rows: &[(usize, usize)], sharp: f32) -> Self {
-        let Shape { dim, bits, kv_heads, group, queries } = shape;
+        let Shape { dim, bits, kv_heads, group, queries, dense } = shape;
         let spec = Spec::new(dim, widths(bits.0, bits.1), Activations::F32).unwrap();
+        let spec = if dense { spec.with_dense_rotation() } else { spec };
         let spec = spec.with_queries(queries);
         let codecs = codecs(&spec, None);
         let mut random = Random((dim * rows.len() + bits.0) as u64);
@@ -234,6 +237,7 @@ impl Case {
         let (mask, logits) = (bytes_of_floats(&self.mask), bytes_of_floats(&self.sink_logits));
         let height = kv_heads * (tokens * group).div_ceil(queries);
         let vectors = parts.len() * tokens * self.q_heads();
+        let matrices = matrices([self.codecs.0.rotation(), self.codecs.1.rotation()]);
         let buffers = [
             Buffer::Input(&q),
             Buffer::Input(&self.tiles),
@@ -248,6 +252,7 @@ impl Case {
             Buffer::Zeroed(4 * parts.len() * height),
             Buffer::Output(q.len()),
         ];
+        let buffers = turning(buffers, &matrices);
         let found = machine.run((Kernel::Attend, [parts.len(), height, 1]), &buffers, &params);
         assert!(found[2].iter().all(|byte| *byte == 0), "counters are zeros again");
         if machine.attend_combines() {
@@ -260,6 +265,7 @@ impl Case {
             Buffer::Input(&logits),
             Buffer::Output(q.len()),
         ];
+        let buffers = turning(buffers, &matrices);
         let grid = [self.q_heads(), tokens, parts.len()];
         floats(&machine.run((Kernel::Combine, grid), &buffers, &params)[0])
     }
