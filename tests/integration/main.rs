@@ -5,6 +5,8 @@
 
 mod cli;
 mod client;
+#[cfg(any(feature = "cuda", feature = "metal"))]
+mod device;
 mod eval;
 mod http;
 mod load;

@@ -127,7 +127,7 @@ pub fn check_model(cpu: &Arc<Decoder>, on_gpu: (&Arc<Decoder>, &Gpu), each: &mut
     for preset in MODEL_PRESETS {
         each(Check::run(format!("model, {preset} cache"), || {
             let found = model_agreement(cpu, on_gpu, preset, &PairLoad::default())?;
-            let Agreement { tokens, same, logprob } = found;
+            let Agreement { tokens, same, logprob, .. } = found;
             anyhow::ensure!(
                 found.percent() >= SAME_PERCENT,
                 "{same} of {tokens} tokens are the CPU's, at least {SAME_PERCENT} % should be"

@@ -13,7 +13,7 @@ use kvant_engine::{Device, DeviceName};
 use kvant_models::ModelFiles;
 
 #[test]
-fn short_requests_give_the_tokens_of_the_cpu() {
+fn short_requests_on_a_gpu_get_the_tokens_of_the_cpu() {
     let device = Device::open(DeviceName::Metal, None).unwrap();
     eprintln!("on {device}");
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-llama-1m");
@@ -27,5 +27,6 @@ fn short_requests_give_the_tokens_of_the_cpu() {
         let found = model_agreement(&cpu, (&on_gpu, device.gpu().unwrap()), preset, &load).unwrap();
         eprintln!("{preset}: {found:?}");
         assert_eq!(found.same, found.tokens, "{preset}");
+        assert_eq!(found.packed > 0, preset == "tq4", "{preset}: {} pages packed", found.packed);
     }
 }

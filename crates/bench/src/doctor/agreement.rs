@@ -22,6 +22,8 @@ pub struct Agreement {
     pub same: usize,
     /// The largest difference of the log-probabilities of tokens that both chose.
     pub logprob: f32,
+    /// Pages that the second one packed, each layer's for itself.
+    pub packed: u64,
 }
 
 impl Agreement {
@@ -108,5 +110,6 @@ pub fn agreement(
         scheduler.commit(&step, wanted);
         scheduler.check();
     }
+    agreement.packed = other.conversions().pages;
     Ok(agreement)
 }

@@ -222,7 +222,7 @@ def without_overload(text, said):
 def main(source, output):
     text = translated(source)
     fresh = f"{output}.{os.getpid()}"
-    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-fno-sanitize=all",
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off",
              "-ferror-limit=1", "-w"]
     while True:
         with open(fresh + ".cpp", "w") as file:

@@ -20,7 +20,8 @@
 #include <vector>
 
 namespace {
-std::recursive_mutex turn_;
+// Threads of the program outlive the end of main: nothing here is ever destroyed.
+auto &turn_ = *new std::recursive_mutex;
 #define TURN std::lock_guard<std::recursive_mutex> lock_(turn_)
 
 struct Size {
@@ -110,7 +111,7 @@ id function(Library *library, const std::string &name, const Values &values) {
 // and at once, but for what fences and waits say.
 typedef std::set<unsigned> Encoders;
 unsigned encoders;
-Encoders running; // made, and not known by the CPU to be complete
+auto &running = *new Encoders; // made, and not known by the CPU to be complete
 
 std::atomic<size_t> allocated;
 struct Buffer : Object {
@@ -164,7 +165,7 @@ struct CommandBuffer : Object {
     for (Block *b : called) b->invoke(b, of(this)), _Block_release(b);
   }
 };
-std::deque<Held<CommandBuffer>> committed;
+auto &committed = *new std::deque<Held<CommandBuffer>>;
 
 struct Encoder : Object {
   Held<CommandBuffer> commands;

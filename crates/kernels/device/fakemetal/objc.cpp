@@ -13,7 +13,7 @@ void die(const std::string &why) {
 
 ObjcClass *objc_class(const char *name) {
   static std::mutex turn;
-  static std::map<std::string, ObjcClass *> all;
+  static auto &all = *new std::map<std::string, ObjcClass *>; // the end of main is not the end of threads
   std::lock_guard<std::mutex> lock(turn);
   ObjcClass *&found = all[name];
   if (!found) {
@@ -25,7 +25,7 @@ ObjcClass *objc_class(const char *name) {
 }
 
 static std::map<std::string, IMP> &methods() {
-  static std::map<std::string, IMP> all;
+  static auto &all = *new std::map<std::string, IMP>;
   return all;
 }
 Method::Method(const char *name, IMP function) { methods()[name] = function; }
@@ -33,7 +33,7 @@ Method::Method(const char *name, IMP function) { methods()[name] = function; }
 extern "C" {
 SEL sel_registerName(const char *name) {
   static std::mutex turn;
-  static std::set<std::string> all;
+  static auto &all = *new std::set<std::string>;
   std::lock_guard<std::mutex> lock(turn);
   return all.insert(name).first->c_str();
 }

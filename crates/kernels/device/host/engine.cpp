@@ -242,7 +242,8 @@ int dispatch(const unsigned groups[3], unsigned threads, void (*body)(const Ids 
 }
 
 namespace {
-extern "C" char __executable_start, _end;
+// Of the program; a library of the engine has no instrumented kernels and need not know.
+extern "C" __attribute__((weak)) char __executable_start, _end;
 
 void check(Region &r, size_t k, bool write) {
   const int m = r.group ? MEM_GROUP : MEM_DEVICE, g = group_number, simd = current >> 5;
