@@ -18,6 +18,7 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
             "anyhow",
             "clap",
             "core_affinity",
+            "getrandom",
             "hf-hub",
             "indicatif",
             "rayon",
@@ -40,7 +41,22 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
     (
         "crates/server",
         &["engine", "text"],
-        &["axum", "futures-core", "serde", "serde_json", "thiserror", "tokio", "tracing"],
+        &[
+            "axum",
+            "futures-core",
+            "http-body",
+            "hyper",
+            "hyper-util",
+            "serde",
+            "serde_json",
+            "sha2",
+            "socket2",
+            "subtle",
+            "thiserror",
+            "tokio",
+            "tokio-rustls",
+            "tracing",
+        ],
     ),
     (
         "crates/engine",
@@ -71,7 +87,15 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
     (
         "crates/text",
         &[],
-        &["minijinja", "minijinja-contrib", "serde", "serde_json", "thiserror", "tokenizers"],
+        &[
+            "llguidance",
+            "minijinja",
+            "minijinja-contrib",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "tokenizers",
+        ],
     ),
 ];
 
@@ -225,7 +249,9 @@ fn names_say_something() {
 /// Names of functions and types that a source text defines.
 fn defined(text: &str) -> Vec<&str> {
     let kinds = ["fn ", "struct ", "enum ", "trait ", "type "];
-    let lines = text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+    // An indented `type` has the name that somebody else's trait gave it.
+    let lines = text.lines().filter(|line| !line.starts_with("    type "));
+    let lines = lines.map(str::trim_start).filter(|line| !line.starts_with("//"));
     let found = lines.filter_map(|line| {
         let after = line.strip_prefix("pub ").unwrap_or(line);
         let after = after.strip_prefix("pub(crate) ").unwrap_or(after);

@@ -38,6 +38,9 @@ pub enum Error {
         /// Most bytes of one rendering.
         limit: usize,
     },
+    /// A grammar that is wrong, too large, or asks for what cannot be promised.
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
     /// `continue_final_message` cannot be done.
     #[error("continue_final_message: {0}")]
     FinalMessage(&'static str),

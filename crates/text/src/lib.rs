@@ -3,15 +3,21 @@
 
 mod error;
 mod gguf;
+mod grammar;
 mod pieces;
+mod reasoning;
 mod stop;
 mod stream;
 mod template;
 mod tokenizer;
+mod tools;
 
 pub use error::Error;
 pub use gguf::GgufVocab;
+pub use grammar::{Grammar, GrammarEnv, GrammarLimits, GrammarSpec, Matcher};
+pub use reasoning::{ReasoningMarks, ReasoningPart, ReasoningSplit};
 pub use stop::{StopStrings, Stopped};
 pub use stream::TextStream;
-pub use template::{ChatTemplate, RenderOptions, TemplateTokens};
+pub use template::{ChatTemplate, RenderOptions, TemplateTokens, ToolsIn};
 pub use tokenizer::Tokenizer;
+pub use tools::{Telling, ToolFamily, ToolParser, ToolPart, ToolShape, tools_in_words};

@@ -14,6 +14,8 @@ use crate::tokenizer::Tokenizer;
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
     special: bool,
+    /// Special tokens whose text is given all the same.
+    shown: Arc<[u32]>,
     /// At most three bytes: the beginning of a character.
     pending: Vec<u8>,
 }
@@ -21,7 +23,13 @@ pub struct TextStream {
 impl TextStream {
     /// A stream that leaves out special tokens.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, special: false, pending: Vec::new() }
+        Self::showing(tokenizer, Arc::default())
+    }
+
+    /// A stream that leaves out special tokens, but for these: they mark what a reader of the text
+    /// looks for.
+    pub fn showing(tokenizer: Arc<Tokenizer>, shown: Arc<[u32]>) -> Self {
+        Self { tokenizer, special: false, shown, pending: Vec::new() }
     }
 
     /// A stream that gives the text of special tokens too.
@@ -31,7 +39,7 @@ impl TextStream {
 
     /// Text that the token completes; empty while a character is only begun.
     pub fn push(&mut self, id: u32) -> String {
-        if self.special || !self.tokenizer.is_special(id) {
+        if self.special || !self.tokenizer.is_special(id) || self.shown.contains(&id) {
             self.pending.extend_from_slice(self.tokenizer.bytes(id));
         }
         let mut text = String::new();

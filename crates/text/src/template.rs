@@ -60,6 +60,17 @@ pub struct RenderOptions {
     pub kwargs: Map<String, Value>,
 }
 
+/// Where a template reads the tools of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolsIn {
+    /// In the variable `tools`, as most do.
+    Variable,
+    /// In the key `tools` of the system message, as one text: Phi 4 mini.
+    SystemMessage,
+    /// Nowhere.
+    Nowhere,
+}
+
 /// Words and signs of a text, at least as many as the template's code has.
 fn tokens_of(text: &str) -> usize {
     let word = |c: char| c.is_alphanumeric() || c == '_';
@@ -115,6 +126,30 @@ impl ChatTemplate {
             .add_template_owned(NAME, words::without_generation_tags(&text))
             .map_err(|error| Error::TemplateSyntax(line(&error.to_string())))?;
         Ok(environment)
+    }
+
+    /// The template's own text.
+    pub fn source(&self) -> String {
+        let template = self.environment.get_template(NAME);
+        template.map(|template| template.source().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether the template reads a variable that nobody but the caller sets.
+    pub fn reads(&self, variable: &str) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains(variable))
+    }
+
+    /// Where the template reads tools.
+    pub fn tools_in(&self) -> ToolsIn {
+        let source = self.source();
+        if self.reads("tools") {
+            ToolsIn::Variable
+        } else if source.contains("['tools']") || source.contains(".tools") {
+            ToolsIn::SystemMessage
+        } else {
+            ToolsIn::Nowhere
+        }
     }
 
     /// Renders messages: a list of objects with `role` and `content`.

@@ -118,6 +118,12 @@ impl Tokenizer {
         self.pieces.is_special(id)
     }
 
+    /// The special token with this text, if there is one.
+    pub fn special(&self, text: &str) -> Option<u32> {
+        let mut ids = 0..self.vocab_len() as u32;
+        ids.find(|id| self.is_special(*id) && self.bytes(*id) == text.as_bytes())
+    }
+
     /// Number of ids: one more than the largest.
     pub fn vocab_len(&self) -> usize {
         self.pieces.len()

@@ -128,3 +128,15 @@ fn a_token_costs_the_same_late_as_early() {
         assert!(stream.pending.len() <= 3 && stream.pending.capacity() < 64);
     }
 }
+
+#[test]
+fn special_tokens_are_shown_where_they_mark_something() {
+    let tokenizer = byte_level();
+    let end = tokenizer.special("<end>").unwrap();
+    assert_eq!((end, tokenizer.special("ab"), tokenizer.special("<")), (257, None, None));
+    for (shown, expected) in [(vec![], "aa"), (vec![end], "a<end>a")] {
+        let mut stream = TextStream::showing(tokenizer.clone(), shown.into());
+        let a = u32::from(b'a');
+        assert_eq!(pieces(&mut stream, &[a, end, a]).concat(), expected);
+    }
+}

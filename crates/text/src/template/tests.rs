@@ -219,3 +219,19 @@ fn words_and_signs_are_counted() {
         assert_eq!(tokens_of(text), expected, "{text}");
     }
 }
+
+#[test]
+fn templates_say_where_they_read_tools() {
+    for (text, expected) in [
+        ("{% if tools %}{{ tools | tojson }}{% endif %}", ToolsIn::Variable),
+        ("{% for m in messages %}{{ m['tools'] }}{% endfor %}", ToolsIn::SystemMessage),
+        ("{% for m in messages %}{{ m.content }}{% endfor %} tools", ToolsIn::Nowhere),
+        ("{% set tools = 1 %}{{ tools }}", ToolsIn::Nowhere),
+    ] {
+        let template = ChatTemplate::new(text, TemplateTokens::default()).unwrap();
+        assert_eq!(template.tools_in(), expected, "{text}");
+        assert_eq!(template.source(), text);
+    }
+    let template = ChatTemplate::new("{{ documents }}", TemplateTokens::default()).unwrap();
+    assert!(template.reads("documents") && !template.reads("tools"));
+}
