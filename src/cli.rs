@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Show what this machine has, and check every GPU kernel against the CPU
     Doctor(DoctorArgs),
+    /// Make a key for clients and the line that goes into the server's file of keys
+    Key(KeyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -51,6 +53,31 @@ pub(crate) struct ServeArgs {
     /// TCP port, 0 for any free one [default: 8000]
     #[arg(long, short)]
     pub(crate) port: Option<String>,
+    /// Refuse requests with unknown fields
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// How calls of tools are spelled [default: auto]
+    #[arg(long, alias = "tool-call-parser")]
+    pub(crate) tool_parser: Option<String>,
+    /// How thoughts are marked [default: auto]
+    #[arg(long)]
+    pub(crate) reasoning_parser: Option<String>,
+    /// Path of a unix socket to listen on in place of the port
+    #[arg(long)]
+    pub(crate) uds: Option<String>,
+    /// File of keys, lines of `kvant key`
+    #[arg(long)]
+    pub(crate) keys: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// What the log and the metrics call it
+    #[arg(long)]
+    pub(crate) name: String,
+    /// It may ask what is under /admin too
+    #[arg(long)]
+    pub(crate) admin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -217,7 +244,7 @@ pub(crate) struct Settings {
     /// TOML file of settings; config/default.toml documents every key
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Set any key, for example --set server.body_bytes=1000000
+    /// Set any key, for example --set limits.body_bytes=1000000
     #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
     pub(crate) set: Vec<(String, String)>,
 }

@@ -31,6 +31,10 @@ pub(crate) struct Config {
     pub(crate) cache: CacheConfig,
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) server: ServerConfig,
+    pub(crate) chat: ChatConfig,
+    pub(crate) access: AccessConfig,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) guide: GuideConfig,
     pub(crate) log: LogConfig,
 }
 
@@ -94,6 +98,7 @@ pub(crate) struct SchedulerConfig {
     pub(crate) waiting_requests: usize,
     pub(crate) waiting_tokens: usize,
     pub(crate) staging_tokens: usize,
+    pub(crate) unread_tokens: usize,
     pub(crate) stall_seconds: u64,
 }
 
@@ -103,8 +108,63 @@ pub(crate) struct SchedulerConfig {
 pub(crate) struct ServerConfig {
     pub(crate) host: String,
     pub(crate) port: u16,
-    pub(crate) body_bytes: usize,
+    pub(crate) uds: String,
+    pub(crate) owned_by: String,
+    pub(crate) queue_seconds: u64,
+    pub(crate) request_seconds: u64,
     pub(crate) drain_seconds: u64,
+    pub(crate) watchdog_seconds: u64,
+    pub(crate) watchdog_exit_code: u8,
+    pub(crate) strict: bool,
+}
+
+/// Who may ask, and how often.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AccessConfig {
+    pub(crate) keys_file: String,
+    pub(crate) requests_per_minute: u32,
+    pub(crate) concurrent_requests: u32,
+    pub(crate) cors_origins: String,
+    pub(crate) tls_certificate: String,
+    pub(crate) tls_key: String,
+}
+
+/// What one request and one connection may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LimitsConfig {
+    pub(crate) connections: usize,
+    pub(crate) head_bytes: usize,
+    pub(crate) head_lines: usize,
+    pub(crate) body_bytes: usize,
+    pub(crate) choices: usize,
+    pub(crate) prompts: usize,
+    pub(crate) messages: usize,
+    pub(crate) stops: usize,
+    pub(crate) biases: usize,
+    pub(crate) read_seconds: u64,
+    pub(crate) write_seconds: u64,
+}
+
+/// Tools and thoughts in chat.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChatConfig {
+    pub(crate) tool_parser: String,
+    pub(crate) reasoning_parser: String,
+    pub(crate) tools: usize,
+    pub(crate) tool_bytes: usize,
+}
+
+/// Bounds of what an answer can be made to be like.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct GuideConfig {
+    pub(crate) bytes: usize,
+    pub(crate) nesting: usize,
+    pub(crate) states: usize,
+    pub(crate) compile_seconds: f64,
 }
 
 /// The log on stderr.
@@ -113,6 +173,7 @@ pub(crate) struct ServerConfig {
 pub(crate) struct LogConfig {
     pub(crate) level: String,
     pub(crate) format: LogFormat,
+    pub(crate) otlp_endpoint: String,
 }
 
 /// How a line of the log looks.
@@ -166,6 +227,7 @@ impl Default for SchedulerConfig {
             waiting_requests: 256,
             waiting_tokens: 1 << 20,
             staging_tokens: 0,
+            unread_tokens: 16384,
             stall_seconds: 10,
         }
     }
@@ -173,13 +235,56 @@ impl Default for SchedulerConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { host: "127.0.0.1".to_owned(), port: 8000, body_bytes: 4 << 20, drain_seconds: 30 }
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 8000,
+            uds: String::new(),
+            owned_by: "kvant".to_owned(),
+            queue_seconds: 300,
+            request_seconds: 3600,
+            drain_seconds: 30,
+            watchdog_seconds: 60,
+            watchdog_exit_code: 70,
+            strict: false,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            head_bytes: 64 << 10,
+            head_lines: 100,
+            body_bytes: 4 << 20,
+            choices: 128,
+            prompts: 1024,
+            messages: 4096,
+            stops: 16,
+            biases: 1024,
+            read_seconds: 30,
+            write_seconds: 30,
+        }
+    }
+}
+
+impl Default for ChatConfig {
+    fn default() -> Self {
+        let auto = || "auto".to_owned();
+        let (tools, tool_bytes) = (128, 256 << 10);
+        Self { tool_parser: auto(), reasoning_parser: auto(), tools, tool_bytes }
+    }
+}
+
+impl Default for GuideConfig {
+    fn default() -> Self {
+        Self { bytes: 512 << 10, nesting: 64, states: 20_000, compile_seconds: 5.0 }
     }
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text }
+        Self { level: "info".to_owned(), format: LogFormat::Text, otlp_endpoint: String::new() }
     }
 }
 

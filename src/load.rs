@@ -132,6 +132,7 @@ impl Opened {
             cache_pages: plan.cache_pages,
             staging_tokens: plan.staging_tokens,
             vocab: decoder.spec().vocab,
+            unread_tokens: scheduler.unread_tokens,
             stall: Duration::from_secs(scheduler.stall_seconds),
         };
         if let Some(gpu) = self.device.gpu() {
@@ -182,7 +183,7 @@ pub(crate) fn engine(config: &Config) -> Result<(Opened, Handle)> {
 
 /// The log on stderr and the threads that compute; once a process.
 pub(crate) fn prepare(config: &Config, quiet: bool) -> Result<()> {
-    let LogConfig { level, format } = &config.log;
+    let LogConfig { level, format, .. } = &config.log;
     let level: LevelFilter = level.parse().context("log.level")?;
     let level = if quiet && level == LevelFilter::INFO { LevelFilter::WARN } else { level };
     let log = tracing_subscriber::fmt()

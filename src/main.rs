@@ -11,9 +11,11 @@ mod facts;
 mod fetch;
 mod generate;
 mod inspect;
+mod key;
 mod load;
 mod machine;
 mod measure;
+mod pooling;
 mod progress;
 mod serve;
 mod session;
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => measure::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Key(args) => key::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

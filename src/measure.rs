@@ -22,6 +22,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     // The measurement is of so many streams at once, not of the queue.
     config.scheduler.sequences = config.scheduler.sequences.max(most);
     config.scheduler.waiting_requests = config.scheduler.waiting_requests.max(most);
+    // Streams are read one after the other.
+    let most = args.output_tokens as usize;
+    config.scheduler.unread_tokens = config.scheduler.unread_tokens.max(most);
     let (opened, handle) = load::engine(&config)?;
     let threads = load::threads(&config);
     let mut table = Table { model: opened.facts.name.clone(), threads, rows: Vec::new() };

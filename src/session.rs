@@ -74,8 +74,8 @@ impl Session {
         loop {
             let piece = match stream.blocking_recv().context("the engine has stopped")? {
                 TokenEvent::Token { token, .. } => text.push(token),
-                TokenEvent::Prompt(_) => continue,
-                TokenEvent::Failed(what) => bail!("{what}"),
+                TokenEvent::Prompt(_) | TokenEvent::Pooled { .. } => continue,
+                TokenEvent::Stuck(what) | TokenEvent::Failed(what) => bail!("{what}"),
                 TokenEvent::Done { .. } => {
                     let stopped = stop.push(&text.finish());
                     let rest = if stopped.stop.is_none() { stop.finish() } else { String::new() };
@@ -111,6 +111,8 @@ impl Session {
                 stop_tokens: Vec::new(),
             },
             prompt_logprobs: None,
+            constraint: None,
+            pooling: None,
         })
     }
 }

@@ -12,7 +12,7 @@ fn the_command_line_is_consistent() {
 fn flags_reach_their_keys() {
     let args = "kvant serve tiny --port 0 --host ::1 --threads 3 --cache-tokens 640 \
                 --memory-fraction 0.5 --sequences 2 --step-tokens 64 --context-tokens 128 \
-                --log-level warn --set server.body_bytes=2048";
+                --log-level warn --set limits.body_bytes=2048";
     let Command::Serve(serve) = Cli::parse_from(args.split_whitespace()).command else {
         panic!("serve was asked for");
     };
@@ -21,7 +21,7 @@ fn flags_reach_their_keys() {
     assert_eq!(config.model.name, "tiny");
     assert_eq!(config.model.threads, 3);
     assert_eq!((config.server.port, config.server.host.as_str()), (0, "::1"));
-    assert_eq!(config.server.body_bytes, 2048);
+    assert_eq!(config.limits.body_bytes, 2048);
     assert_eq!((config.cache.tokens, config.cache.memory_fraction), (640, 0.5));
     let scheduler = &config.scheduler;
     assert_eq!((scheduler.sequences, scheduler.step_tokens), (2, 64));

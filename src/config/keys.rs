@@ -33,12 +33,17 @@ const PRESETS: [&str; 8] = ["auto", "f16", "tq8", "k8v4", "tq4", "k4v3", "tq3", 
 
 const SCALE_RULES: [&str; 5] = ["default", "plain", "matched", "least_squares", "unbiased"];
 
+const TOOL_PARSERS: [&str; 8] =
+    ["auto", "none", "hermes", "llama3_json", "mistral", "phi4_mini_json", "gemma", "json"];
+
+const REASONING_PARSERS: [&str; 6] = ["auto", "none", "think", "qwen3", "deepseek_r1", "mistral"];
+
 const fn key(section: &'static str, name: &'static str, bound: Bound) -> Key {
     Key { section, name, bound }
 }
 
 /// In the order of `config/default.toml`.
-pub(super) const KEYS: [Key; 31] = [
+pub(super) const KEYS: [Key; 64] = [
     key("model", "name", Bound::Text),
     key("model", "revision", Bound::Text),
     key("model", "load_format", Bound::OneOf(&["auto", "dummy"])),
@@ -63,13 +68,46 @@ pub(super) const KEYS: [Key; 31] = [
     key("scheduler", "waiting_requests", Bound::Integer(1, 1_000_000)),
     key("scheduler", "waiting_tokens", Bound::Integer(1, MANY)),
     key("scheduler", "staging_tokens", Bound::Integer(0, MANY)),
+    key("scheduler", "unread_tokens", Bound::Integer(64, MANY)),
     key("scheduler", "stall_seconds", Bound::Integer(1, 86400)),
     key("server", "host", Bound::Text),
     key("server", "port", Bound::Integer(0, 65535)),
-    key("server", "body_bytes", Bound::Integer(1024, 1 << 30)),
+    key("server", "uds", Bound::Any),
+    key("server", "owned_by", Bound::Text),
+    key("server", "queue_seconds", Bound::Integer(0, 86400)),
+    key("server", "request_seconds", Bound::Integer(0, 86400)),
     key("server", "drain_seconds", Bound::Integer(0, 86400)),
+    key("server", "watchdog_seconds", Bound::Integer(0, 86400)),
+    key("server", "watchdog_exit_code", Bound::Integer(1, 255)),
+    key("server", "strict", Bound::Flag),
+    key("access", "keys_file", Bound::Any),
+    key("access", "requests_per_minute", Bound::Integer(0, 1_000_000)),
+    key("access", "concurrent_requests", Bound::Integer(0, 1_000_000)),
+    key("access", "cors_origins", Bound::Any),
+    key("access", "tls_certificate", Bound::Any),
+    key("access", "tls_key", Bound::Any),
+    key("limits", "connections", Bound::Integer(1, 1_000_000)),
+    key("limits", "head_bytes", Bound::Integer(1024, 1 << 18)),
+    key("limits", "head_lines", Bound::Integer(10, 1000)),
+    key("limits", "body_bytes", Bound::Integer(1024, 1 << 30)),
+    key("limits", "choices", Bound::Integer(1, 128)),
+    key("limits", "prompts", Bound::Integer(1, 1024)),
+    key("limits", "messages", Bound::Integer(1, 1_000_000)),
+    key("limits", "stops", Bound::Integer(0, 16)),
+    key("limits", "biases", Bound::Integer(0, 1024)),
+    key("limits", "read_seconds", Bound::Integer(1, 86400)),
+    key("limits", "write_seconds", Bound::Integer(1, 86400)),
+    key("chat", "tool_parser", Bound::OneOf(&TOOL_PARSERS)),
+    key("chat", "reasoning_parser", Bound::OneOf(&REASONING_PARSERS)),
+    key("chat", "tools", Bound::Integer(0, 4096)),
+    key("chat", "tool_bytes", Bound::Integer(1024, 1 << 30)),
+    key("guide", "bytes", Bound::Integer(64, 16 << 20)),
+    key("guide", "nesting", Bound::Integer(1, 100)),
+    key("guide", "states", Bound::Integer(100, 1_000_000)),
+    key("guide", "compile_seconds", Bound::Number(0.01, 600.0)),
     key("log", "level", Bound::OneOf(&["off", "error", "warn", "info", "debug", "trace"])),
     key("log", "format", Bound::OneOf(&["text", "json"])),
+    key("log", "otlp_endpoint", Bound::Any),
 ];
 
 impl Key {

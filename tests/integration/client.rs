@@ -38,6 +38,19 @@ pub(crate) fn send(address: &str, method: &str, path: &str, body: &[u8]) -> TcpS
     stream
 }
 
+/// Sends a request with more headers and reads its answer.
+pub(crate) fn ask(address: &str, line: &str, headers: &str, body: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\
+         Connection: close\r\n\r\n"
+    );
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    read(stream)
+}
+
 /// Reads an answer to its end.
 pub(crate) fn read(mut stream: TcpStream) -> Answer {
     let mut bytes = Vec::new();

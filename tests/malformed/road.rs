@@ -84,6 +84,7 @@ pub(crate) fn walk(path: &Path) -> Result<(), Wrong> {
         cache_pages: plan.cache_pages,
         staging_tokens: plan.staging_tokens,
         vocab: spec.vocab,
+        unread_tokens: 1024,
         stall: Duration::from_mins(1),
     };
     let handle = Engine::start(ModelRunner::new(decoder, store, staging), options);
@@ -92,12 +93,14 @@ pub(crate) fn walk(path: &Path) -> Result<(), Wrong> {
         sampling: Arc::new(SamplingParams { temperature: 0.0, ..SamplingParams::default() }),
         stop: StopRules { max_tokens: 2, min_tokens: 0, eos_tokens: vec![], stop_tokens: vec![] },
         prompt_logprobs: None,
+        constraint: None,
+        pooling: None,
     };
     let Ok(mut stream) = handle.submit(request) else { return Ok(()) };
     loop {
         match stream.blocking_recv().expect("the engine's thread lives") {
             // Weights that are no numbers give no tokens, and it says so.
-            TokenEvent::Done { .. } | TokenEvent::Failed(_) => return Ok(()),
+            TokenEvent::Done { .. } | TokenEvent::Stuck(_) | TokenEvent::Failed(_) => return Ok(()),
             _ => {}
         }
     }

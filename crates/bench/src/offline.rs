@@ -95,6 +95,8 @@ fn request(load: &Load, number: u64, vocab: u64) -> GenerateRequest {
             stop_tokens: Vec::new(),
         },
         prompt_logprobs: None,
+        constraint: None,
+        pooling: None,
     }
 }
 
@@ -103,8 +105,10 @@ fn times(mut stream: TokenStream, start: Instant, expected: u32) -> Result<Vec<D
     loop {
         match stream.blocking_recv().context("the engine stopped during the measurement")? {
             TokenEvent::Token { .. } => times.push(start.elapsed()),
-            TokenEvent::Prompt(_) => {}
-            TokenEvent::Failed(what) => bail!("a sequence failed during the measurement: {what}"),
+            TokenEvent::Prompt(_) | TokenEvent::Pooled { .. } => {}
+            TokenEvent::Stuck(what) | TokenEvent::Failed(what) => {
+                bail!("a sequence failed during the measurement: {what}")
+            }
             TokenEvent::Done { .. } if times.len() == expected as usize => return Ok(times),
             TokenEvent::Done { .. } => {
                 bail!("a sequence ended after {} of {expected} tokens", times.len())

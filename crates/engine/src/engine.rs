@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 use crate::handle::{Handle, Limits, Shared, Submission};
 use crate::pace::Pace;
 use crate::queue::Ticket;
-use crate::request::{FinishReason, SeqId, TokenEvent};
+use crate::request::{FinishReason, SeqId, TokenEvent, Usage};
 use crate::runner::{RunError, Runner};
 use crate::scheduler::{Emit, Scheduler, SchedulerLimits};
 use crate::sequence::PhaseKind;
@@ -37,6 +37,8 @@ pub struct EngineOptions {
     pub staging_tokens: usize,
     /// Token ids are below it.
     pub vocab: usize,
+    /// Tokens of a sequence that nobody has read yet; with one more it is given up.
+    pub unread_tokens: usize,
     /// Silence at work after which the engine counts as stalled.
     pub stall: Duration,
 }
@@ -55,12 +57,23 @@ pub struct Engine<R> {
 /// Who waits for a sequence.
 #[derive(Debug)]
 struct Client {
-    events: mpsc::UnboundedSender<TokenEvent>,
+    events: mpsc::Sender<TokenEvent>,
     /// Until the first admission.
-    ticket: Option<Ticket>,
+    ticket: Option<Arc<Ticket>>,
     submitted: Instant,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
+}
+
+impl Client {
+    /// What its sequence took, which ends now.
+    fn tell_times(&self, usage: &mut Usage, now: Instant) {
+        let first = self.first_token.unwrap_or(now);
+        let admitted = self.admitted.unwrap_or(first);
+        usage.queued = admitted.duration_since(self.submitted);
+        usage.prefill = first.duration_since(admitted);
+        usage.decode = now.duration_since(first);
+    }
 }
 
 impl<R: Runner + 'static> Engine<R> {
@@ -80,6 +93,7 @@ impl<R: Runner + 'static> Engine<R> {
             // A prompt that fits the context must fit an empty queue.
             waiting_tokens: options.waiting_tokens.max(context_tokens),
             staging_tokens,
+            unread_tokens: options.unread_tokens,
         };
         let scheduler = Scheduler::new(SchedulerLimits {
             sequences: options.sequences,
@@ -119,21 +133,23 @@ impl<R: Runner + 'static> Engine<R> {
         self.submissions.close();
         let failed = || TokenEvent::Failed("the engine has failed; see the server's log".into());
         while let Ok(submission) = self.submissions.try_recv() {
-            let _ = submission.events.send(failed());
+            let _ = submission.events.try_send(failed());
         }
         for client in self.clients.values() {
-            let _ = client.events.send(failed());
+            let _ = client.events.try_send(failed());
         }
     }
 
     /// One turn.
     fn step(&mut self) -> Result<(), RunError> {
         self.shared.heartbeat.beat();
-        let step = self.scheduler.plan(self.pace.budget_tokens());
+        let mut step = self.scheduler.plan(self.pace.budget_tokens());
         for seq in self.scheduler.take_preempted() {
             self.runner.forget(seq);
             self.shared.figures.preemptions.fetch_add(1, Relaxed);
         }
+        self.scheduler.constrain(&mut step);
+        self.shared.heartbeat.beat();
         self.admitted(&step);
         // Before it too: the first step may be long.
         self.publish();
@@ -216,6 +232,14 @@ impl<R: Runner + 'static> Engine<R> {
         }
     }
 
+    /// Ends a sequence whose client does not read: what it holds is for others.
+    fn give_up(&mut self, seq: SeqId) {
+        self.scheduler.cancel(seq);
+        self.runner.forget(seq);
+        self.clients.remove(&seq);
+        self.shared.figures.unread.fetch_add(1, Relaxed);
+    }
+
     fn emit(&mut self, emits: Vec<Emit>) {
         let now = Instant::now();
         for Emit { seq, mut event } in emits {
@@ -227,21 +251,26 @@ impl<R: Runner + 'static> Engine<R> {
                     client.first_token.get_or_insert(now);
                     self.shared.figures.output_tokens.fetch_add(1, Relaxed);
                 }
+                TokenEvent::Pooled { usage, .. } => {
+                    client.tell_times(usage, now);
+                    over = true;
+                }
                 TokenEvent::Done { reason, usage } => {
-                    let first = client.first_token.unwrap_or(now);
-                    let admitted = client.admitted.unwrap_or(first);
-                    usage.queued = admitted.duration_since(client.submitted);
-                    usage.prefill = first.duration_since(admitted);
-                    usage.decode = now.duration_since(first);
+                    client.tell_times(usage, now);
                     // A stop token is generated, but not sent as a token.
                     let stop = u64::from(matches!(reason, FinishReason::Stop(_)));
                     self.shared.figures.output_tokens.fetch_add(stop, Relaxed);
                     over = true;
                 }
-                TokenEvent::Failed(_) => over = true,
+                TokenEvent::Stuck(_) | TokenEvent::Failed(_) => over = true,
+            }
+            // The last place is for the last event.
+            if !over && client.events.capacity() <= 1 && !client.events.is_closed() {
+                self.give_up(seq);
+                continue;
             }
             // A client that has left is noticed by the next `take`.
-            let _ = client.events.send(event);
+            let _ = client.events.try_send(event);
             if over {
                 self.clients.remove(&seq);
             }

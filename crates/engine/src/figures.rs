@@ -18,6 +18,7 @@ pub(crate) struct Figures {
     pub(crate) cancelled_waiting: AtomicU64,
     pub(crate) cancelled_prefill: AtomicU64,
     pub(crate) cancelled_decode: AtomicU64,
+    pub(crate) unread: AtomicU64,
     pub(crate) steps: AtomicU64,
     pub(crate) converted_pages: AtomicU64,
     pub(crate) conversion_micros: AtomicU64,
@@ -54,6 +55,8 @@ pub struct Gauges {
     pub cancelled_prefill: u64,
     /// Sequences whose client left during decode.
     pub cancelled_decode: u64,
+    /// Sequences given up because nobody read their tokens.
+    pub unread: u64,
     /// Steps since start.
     pub steps: u64,
     /// Pages packed since start, each layer's for itself.
@@ -83,6 +86,7 @@ impl Figures {
             cancelled_waiting: self.cancelled_waiting.load(Relaxed),
             cancelled_prefill: self.cancelled_prefill.load(Relaxed),
             cancelled_decode: self.cancelled_decode.load(Relaxed),
+            unread: self.unread.load(Relaxed),
             steps: self.steps.load(Relaxed),
             converted_pages: self.converted_pages.load(Relaxed),
             conversion_micros: self.conversion_micros.load(Relaxed),

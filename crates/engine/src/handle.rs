@@ -2,7 +2,7 @@
 //! engine's thread.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use kvant_kv_cache::PAGE_TOKENS;
@@ -29,6 +29,8 @@ pub struct Limits {
     pub waiting_tokens: usize,
     /// Prompt tokens that are held in 16 bits while in prefill.
     pub staging_tokens: usize,
+    /// Tokens of a sequence that nobody has read yet; with one more it is given up.
+    pub unread_tokens: usize,
 }
 
 impl Limits {
@@ -57,9 +59,9 @@ pub(crate) struct Submission {
     /// Within the limits.
     pub(crate) request: GenerateRequest,
     /// Where its events go; closed when the client has left.
-    pub(crate) events: mpsc::UnboundedSender<TokenEvent>,
+    pub(crate) events: mpsc::Sender<TokenEvent>,
     /// Given back when the sequence is admitted or gone.
-    pub(crate) ticket: Ticket,
+    pub(crate) ticket: Arc<Ticket>,
     /// When it came.
     pub(crate) at: Instant,
 }
@@ -122,10 +124,12 @@ impl Handle {
         }
         self.check(&request)?;
         let ticket = Queue::enter(&self.shared.queue, request.prompt.len())?;
-        let (events, receiver) = mpsc::unbounded_channel();
+        let ticket = Arc::new(ticket);
+        let (events, receiver) = mpsc::channel(self.shared.limits.unread_tokens + 1);
+        let waiting = Arc::downgrade(&ticket);
         let submission = Submission { request, events, ticket, at: Instant::now() };
         self.submissions.send(submission).map_err(|_| Rejected::Dead)?;
-        Ok(TokenStream { events: receiver })
+        Ok(TokenStream { events: receiver, waiting })
     }
 
     /// Whether a request is within the limits. `submit` checks the same.
@@ -135,8 +139,9 @@ impl Handle {
         if prompt == 0 {
             return Err(Rejected::Invalid("the prompt has no tokens".into()));
         }
-        let output = request.stop.max_tokens as usize;
-        if output == 0 {
+        let pooled = request.pooling.is_some();
+        let output = if pooled { 0 } else { request.stop.max_tokens as usize };
+        if output == 0 && !pooled {
             return Err(Rejected::Invalid("max_tokens is 0, it must be at least 1".into()));
         }
         if prompt + output > limits.context_tokens {
@@ -186,11 +191,19 @@ impl Handle {
 /// The events of one sequence. Dropping it cancels the sequence at the engine's next step.
 #[derive(Debug)]
 pub struct TokenStream {
-    events: mpsc::UnboundedReceiver<TokenEvent>,
+    events: mpsc::Receiver<TokenEvent>,
+    /// There while the sequence waits.
+    waiting: Weak<Ticket>,
 }
 
 impl TokenStream {
-    /// The next event; `None` after `Done` or `Failed`, or if the engine's thread is gone.
+    /// Whether the sequence waits for its first admission.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.strong_count() > 0
+    }
+
+    /// The next event; `None` after `Done` or `Failed`, if the engine's thread is gone, or if so
+    /// many events were unread that the engine has given the sequence up.
     pub async fn recv(&mut self) -> Option<TokenEvent> {
         self.events.recv().await
     }

@@ -4,6 +4,7 @@
 //! one thread runs the [`Engine`]: take, plan ([`Scheduler`]), run ([`Runner`]), commit. Knows
 //! token ids; never text, JSON, HTTP or files.
 
+mod constraint;
 mod device;
 mod engine;
 mod figures;
@@ -19,6 +20,7 @@ mod scheduler;
 mod sequence;
 mod step;
 
+pub use constraint::{Constraint, TokenMask};
 pub use device::{Device, DeviceError, DeviceName, build_name};
 pub use engine::{Engine, EngineOptions};
 pub use figures::Gauges;
@@ -27,8 +29,8 @@ pub use heartbeat::Heartbeat;
 pub use kvant_kernels::device::Gpu;
 pub use kvant_kv_cache::PAGE_TOKENS;
 pub use request::{
-    FinishReason, GenerateRequest, Rejected, SamplingParams, SeqId, StopRules, TokenEvent, TokenId,
-    TokenLogprob, Usage,
+    FinishReason, GenerateRequest, Pooling, Rejected, SamplingParams, SeqId, StopRules, TokenEvent,
+    TokenId, TokenLogprob, Usage,
 };
 pub use runner::{
     AttentionRoad, DeviceRunner, ModelRunner, Prompts, Reading, Replay, RunError, Runner, Teacher,

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::constraint::Constraint;
+
 /// A token's number in the model's vocabulary.
 pub type TokenId = u32;
 
@@ -82,9 +84,21 @@ pub struct StopRules {
     pub stop_tokens: Vec<TokenId>,
 }
 
+/// Which hidden states of a prompt, after the final norm, are asked for in place of an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token's.
+    First,
+    /// The last token's.
+    #[default]
+    Last,
+    /// The mean of all.
+    Mean,
+}
+
 /// One prompt and how to continue it. `Handle::submit` checks the lengths against the engine's
 /// limits.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct GenerateRequest {
     /// The prompt; not empty, every id below the vocabulary's size.
     pub prompt: Arc<[TokenId]>,
@@ -95,6 +109,10 @@ pub struct GenerateRequest {
     /// `Some(n)`: log-probabilities of the prompt's own tokens with n alternatives come before the
     /// first token.
     pub prompt_logprobs: Option<u32>,
+    /// What the output must be like; nothing has been generated under it yet.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// `Some`: nothing is generated; the prompt's hidden states are the answer.
+    pub pooling: Option<Pooling>,
 }
 
 /// A token's log-probability under the model's distribution before temperature, with the likeliest
@@ -114,6 +132,8 @@ pub struct TokenLogprob {
 pub enum FinishReason {
     /// An end token of the model, or a stop token of the request (the token is named).
     Stop(TokenId),
+    /// The constraint allows nothing after the last token.
+    Complete,
     /// `max_tokens`, or the context is full.
     Length,
 }
@@ -156,6 +176,16 @@ pub enum TokenEvent {
         /// What it took.
         usage: Usage,
     },
+    /// The only event of a prompt whose hidden states were asked for.
+    Pooled {
+        /// `[hidden]`, of any length as a vector.
+        hidden: Vec<f32>,
+        /// What it took.
+        usage: Usage,
+    },
+    /// The last event of a sequence whose constraint cannot go on, or that its constraint and its
+    /// other rules leave no token; the text is fit for a client.
+    Stuck(String),
     /// The last event of a sequence that the engine could not finish; the text is fit for a client.
     Failed(String),
 }

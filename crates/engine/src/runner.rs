@@ -5,11 +5,12 @@ mod device;
 mod early;
 mod teacher;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use kvant_kernels::device::GpuError;
 use kvant_kv_cache::{Conversions, PageStore, Staging};
-use kvant_models::{Decoder, Workspace, with_floats_mut};
+use kvant_models::{Decoder, Workspace, with_floats, with_floats_mut};
 
 use crate::heartbeat::Heartbeat;
 use crate::request::{SeqId, TokenLogprob};
@@ -151,11 +152,53 @@ impl ModelRunner {
         let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
         let choices =
             self.logits(&at, |index, logits| sampler::sample(logits, rows[index].sample))?;
-        results(step, (&rows, choices), |first, asked| {
+        let mut sampled = results(step, (&rows, choices), |first, asked| {
             alive.beat();
             self.prompt_scores(first, asked)
-        })
+        })?;
+        pool(step, &mut sampled, |rows| self.hidden_sum(rows))?;
+        Ok(sampled)
     }
+
+    /// Sum of the hidden states of some tokens of the last step.
+    fn hidden_sum(&self, rows: Range<usize>) -> Result<Vec<f32>, RunError> {
+        let width = self.decoder.spec().hidden;
+        let hidden = self.workspace.hidden().expect("a step was computed");
+        Ok(with_floats(hidden, |hidden| {
+            Ok(sum(&hidden[rows.start * width..rows.end * width], width))
+        })?)
+    }
+}
+
+/// Adds the sums of hidden states that the chunks of pooled prompts are asked for; `sum` gets
+/// places among the step's tokens.
+fn pool(
+    step: &Step,
+    sampled: &mut Vec<Sampled>,
+    sum: impl Fn(Range<usize>) -> Result<Vec<f32>, RunError>,
+) -> Result<(), RunError> {
+    let mut first: usize = step.decode.iter().map(|row| row.tokens.len()).sum();
+    for chunk in &step.prefill {
+        if chunk.pooling.is_some() {
+            let rows = chunk.pooled();
+            let pooled = match rows.len() {
+                0 => Vec::new(),
+                _ => sum(first + rows.start..first + rows.end)?,
+            };
+            sampled.push(Sampled { pooled: Some(pooled), ..result(chunk.seq, Vec::new(), None) });
+        }
+        first += chunk.tokens.len();
+    }
+    Ok(())
+}
+
+/// Sum of rows of so many numbers.
+fn sum(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; width];
+    for row in rows.chunks_exact(width) {
+        sum.iter_mut().zip(row).for_each(|(sum, number)| *sum += number);
+    }
+    sum
 }
 
 /// What a step gave: the tokens chosen, and log-probabilities of prompts by `scores`, which gets
@@ -185,7 +228,7 @@ fn results(
 
 fn result(seq: SeqId, prompt: Vec<TokenLogprob>, choice: Option<Choice>) -> Sampled {
     let (token, logprob) = choice.map_or((None, None), |(token, logprob)| (Some(token), logprob));
-    Sampled { seq, prompt, token, logprob }
+    Sampled { seq, prompt, token, logprob, pooled: None }
 }
 
 /// All tokens of a step, decode rows first.

@@ -1,6 +1,7 @@
 //! `sample`: logits and rules to a token.
 //!
-//! The order is: logit bias, forbidden tokens, penalties, temperature, min_p, top_k, top_p, draw.
+//! The order is: logit bias, forbidden tokens, the constraint, penalties, temperature, min_p,
+//! top_k, top_p, draw.
 //! The draw depends on (seed, index of the token) only, so a sequence gets the same tokens alone,
 //! in a batch, and after preemption.
 
@@ -32,6 +33,9 @@ pub(crate) fn sample(logits: &mut [f32], row: &SampleRow) -> Option<Choice> {
     }
     for token in &row.forbidden {
         logits[*token as usize] = f32::NEG_INFINITY;
+    }
+    if let Some(allowed) = &row.allowed {
+        allowed.apply(logits);
     }
     if params.has_penalty() {
         penalize(logits, row);

@@ -4,7 +4,7 @@
 //! youngest sequence is preempted when pages run out, so the oldest always goes on and nobody
 //! starves.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use kvant_kv_cache::{PagePool, pages_for};
 
@@ -109,6 +109,24 @@ impl Scheduler {
         step
     }
 
+    /// Works out which tokens the constrained sequences of a planned step may choose, on the
+    /// threads that compute.
+    pub fn constrain(&mut self, step: &mut Step) {
+        use rayon::prelude::*;
+        let running = self.running.iter_mut().filter(|sequence| sequence.is_constrained());
+        let mut sequences: HashMap<SeqId, &mut Sequence> =
+            running.map(|sequence| (sequence.id, sequence)).collect();
+        if sequences.is_empty() {
+            return;
+        }
+        let decode = step.decode.iter_mut().map(|row| (row.seq, &mut row.sample));
+        let chunks = step.prefill.iter_mut().map(|chunk| (chunk.seq, &mut chunk.sample));
+        let asked = decode.chain(chunks);
+        let asked = asked.filter_map(|(seq, row)| Some((sequences.remove(&seq)?, row.as_mut()?)));
+        let asked: Vec<_> = asked.collect();
+        asked.into_par_iter().for_each(|(sequence, row)| sequence.constrain(row));
+    }
+
     /// Makes sure that a decode row has a page for its newest token, preempting the youngest
     /// sequences for it; false if it was the youngest itself.
     fn grow(&mut self, index: usize) -> bool {
@@ -187,30 +205,42 @@ impl Scheduler {
         let seq = sequence.id;
         let mut emit = |event| emits.push(Emit { seq, event });
         sequence.prompt_scores.extend(result.prompt);
+        if let Some(part) = &result.pooled {
+            sequence.pool(part);
+        }
         if sequence.kind() == PhaseKind::Prefill {
+            return;
+        }
+        if let Some(hidden) = sequence.take_pooled() {
+            emit(if hidden.iter().all(|hidden| hidden.is_finite()) {
+                TokenEvent::Pooled { hidden, usage: usage(sequence) }
+            } else {
+                TokenEvent::Failed("the model gave no finite hidden states for this prompt".into())
+            });
+            self.remove(index);
             return;
         }
         let scores = std::mem::take(&mut sequence.prompt_scores);
         if !scores.is_empty() {
             emit(TokenEvent::Prompt(scores));
         }
-        let Some(token) = result.token else {
-            emit(TokenEvent::Failed("the model gave no finite logits for this sequence".into()));
-            self.remove(index);
-            return;
+        let pushed = match result.token {
+            Some(token) => sequence.push(token).map(|reason| (token, reason)),
+            None => Err(sequence.no_token()),
         };
-        let reason = sequence.push(token);
+        let (token, reason) = match pushed {
+            Ok(pushed) => pushed,
+            Err(end) => {
+                emit(end);
+                self.remove(index);
+                return;
+            }
+        };
         if !matches!(reason, Some(FinishReason::Stop(_))) {
             emit(TokenEvent::Token { token, logprob: result.logprob });
         }
         if let Some(reason) = reason {
-            let usage = Usage {
-                prompt_tokens: sequence.prompt_len() as u32,
-                output_tokens: sequence.output_len() as u32,
-                preemptions: sequence.preemptions,
-                ..Usage::default()
-            };
-            emit(TokenEvent::Done { reason, usage });
+            emit(TokenEvent::Done { reason, usage: usage(sequence) });
             self.remove(index);
         }
     }
@@ -295,5 +325,15 @@ impl Scheduler {
         assert!(ids.is_sorted(), "sequences are in order of arrival");
         assert!(self.waiting.iter().all(|waiting| waiting.kind() == PhaseKind::Waiting));
         assert!(self.running.iter().all(|running| running.kind() != PhaseKind::Waiting));
+    }
+}
+
+/// Counts of a sequence; its times are for whoever has a clock.
+fn usage(sequence: &Sequence) -> Usage {
+    Usage {
+        prompt_tokens: sequence.prompt_len() as u32,
+        output_tokens: sequence.output_len() as u32,
+        preemptions: sequence.preemptions,
+        ..Usage::default()
     }
 }

@@ -1,11 +1,14 @@
 //! `Sequence`: a request under way: its tokens and the phase that it is in.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use kvant_kv_cache::{PAGE_TOKENS, pages_for};
 
+use crate::constraint::{Constraint, TokenMask};
 use crate::request::{
-    FinishReason, GenerateRequest, SamplingParams, SeqId, StopRules, TokenId, TokenLogprob,
+    FinishReason, GenerateRequest, Pooling, SamplingParams, SeqId, StopRules, TokenEvent, TokenId,
+    TokenLogprob,
 };
 use crate::step::{DecodeRow, Place, PrefillChunk, PromptLogprobs, SampleRow, early_span};
 
@@ -21,10 +24,22 @@ pub(crate) struct Sequence {
     sampling: Arc<SamplingParams>,
     stop: StopRules,
     prompt_logprobs: Option<u32>,
+    constraint: Option<Box<dyn Constraint>>,
+    /// Why the constraint cannot go on.
+    refusal: Option<String>,
+    /// In place of an output.
+    pooled: Option<Pooled>,
     /// Log-probabilities of the prompt, as far as its chunks have brought them.
     pub(crate) prompt_scores: Vec<TokenLogprob>,
     pub(crate) preemptions: u32,
     pub(crate) phase: Phase,
+}
+
+/// Hidden states of a prompt that are asked for, and their sum over the chunks so far.
+#[derive(Debug)]
+struct Pooled {
+    pooling: Pooling,
+    sum: Vec<f32>,
 }
 
 /// Where a sequence is. What only one phase has is in its arm.
@@ -53,7 +68,8 @@ pub enum PhaseKind {
 
 impl Sequence {
     pub(crate) fn new(id: SeqId, request: GenerateRequest) -> Self {
-        let GenerateRequest { prompt, sampling, stop, prompt_logprobs } = request;
+        let GenerateRequest { prompt, sampling, stop, prompt_logprobs, constraint, pooling } =
+            request;
         Self {
             id,
             prompt,
@@ -61,6 +77,9 @@ impl Sequence {
             sampling,
             stop,
             prompt_logprobs,
+            constraint,
+            refusal: None,
+            pooled: pooling.map(|pooling| Pooled { pooling, sum: Vec::new() }),
             prompt_scores: Vec::new(),
             preemptions: 0,
             phase: Phase::Waiting,
@@ -113,6 +132,9 @@ impl Sequence {
     pub(crate) fn preempt(&mut self) -> Option<Place> {
         self.preemptions += 1;
         self.prompt_scores.clear();
+        if let Some(pooled) = &mut self.pooled {
+            pooled.sum.clear();
+        }
         match std::mem::replace(&mut self.phase, Phase::Waiting) {
             Phase::Waiting => None,
             Phase::Prefill { place, .. } | Phase::Decode { place, .. } => Some(place),
@@ -165,7 +187,8 @@ impl Sequence {
             tokens: self.prompt[*done..end].to_vec(),
             place: place.clone(),
             prompt_logprobs: self.prompt_logprobs.filter(|_| fresh).map(targets),
-            sample: (end == total && fresh).then(|| self.sample_row()),
+            pooling: self.pooled.as_ref().map(|pooled| pooled.pooling),
+            sample: (end == total && fresh && self.pooled.is_none()).then(|| self.sample_row()),
         }
     }
 
@@ -189,13 +212,77 @@ impl Sequence {
         }
     }
 
-    /// Adds a generated token. `Some`: the sequence ends with it.
-    pub(crate) fn push(&mut self, token: TokenId) -> Option<FinishReason> {
+    /// Adds a generated token. `Some`: the sequence ends with it. An error: the constraint cannot
+    /// go on, and this is the sequence's end.
+    pub(crate) fn push(&mut self, token: TokenId) -> Result<Option<FinishReason>, TokenEvent> {
         self.output.push(token);
         if self.ends().any(|end| end == token) {
-            return Some(FinishReason::Stop(token));
+            return Ok(Some(FinishReason::Stop(token)));
         }
-        (self.output.len() >= self.stop.max_tokens as usize).then_some(FinishReason::Length)
+        let taken = self.constrained(|constraint| constraint.take(token));
+        if taken.map_err(TokenEvent::Stuck)?.unwrap_or(false) {
+            return Ok(Some(FinishReason::Complete));
+        }
+        let full = self.output.len() >= self.stop.max_tokens as usize;
+        Ok(full.then_some(FinishReason::Length))
+    }
+
+    /// Adds the hidden states that a chunk has brought.
+    pub(crate) fn pool(&mut self, part: &[f32]) {
+        let Some(Pooled { sum, .. }) = &mut self.pooled else { return };
+        if sum.is_empty() {
+            sum.extend_from_slice(part);
+        } else {
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+    }
+
+    /// What was asked for of a complete prompt in place of an output.
+    pub(crate) fn take_pooled(&mut self) -> Option<Vec<f32>> {
+        let Pooled { pooling, sum } = self.pooled.as_mut()?;
+        let mut hidden = std::mem::take(sum);
+        if *pooling == Pooling::Mean {
+            let count = self.prompt.len() as f32;
+            for hidden in &mut hidden {
+                *hidden /= count;
+            }
+        }
+        Some(hidden)
+    }
+
+    /// Whether the output must be like something.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
+    /// Works out which tokens the next one may be; none if the constraint cannot go on.
+    pub(crate) fn constrain(&mut self, row: &mut SampleRow) {
+        let mut allowed = TokenMask::default();
+        if let Err(why) = self.constrained(|constraint| constraint.allow(&mut allowed)) {
+            self.refusal = Some(why);
+            allowed = TokenMask::default();
+        }
+        row.allowed = Some(allowed);
+    }
+
+    /// The end of a sequence for which no token could be chosen.
+    pub(crate) fn no_token(&mut self) -> TokenEvent {
+        if self.constraint.is_none() {
+            let why = "the model gave no finite logits for this sequence";
+            return TokenEvent::Failed(why.to_owned());
+        }
+        let why = "no token is allowed here by the constraint of the output and the other rules";
+        TokenEvent::Stuck(self.refusal.take().unwrap_or_else(|| why.to_owned()))
+    }
+
+    /// Asks the constraint, if there is one. Its panic is an error of this sequence alone.
+    fn constrained<T>(
+        &mut self,
+        ask: impl FnOnce(&mut dyn Constraint) -> Result<T, String>,
+    ) -> Result<Option<T>, String> {
+        let Some(constraint) = self.constraint.as_deref_mut() else { return Ok(None) };
+        let answer = catch_unwind(AssertUnwindSafe(|| ask(constraint)));
+        answer.unwrap_or_else(|_| Err("the constraint of the output has failed".into())).map(Some)
     }
 
     fn ends(&self) -> impl Iterator<Item = TokenId> {
@@ -217,6 +304,7 @@ impl Sequence {
             forbidden: if must_go_on { self.ends().collect() } else { Vec::new() },
             prompt: self.prompt.clone(),
             output: if self.sampling.has_penalty() { self.output.clone() } else { Vec::new() },
+            allowed: None,
         }
     }
 }

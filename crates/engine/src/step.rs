@@ -2,11 +2,13 @@
 //!
 //! Values, not references, so that a step can be logged, replayed and asserted.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use kvant_kv_cache::{PAGE_TOKENS, PageList, pages_for};
 
-use crate::request::{SamplingParams, SeqId, TokenId, TokenLogprob};
+use crate::constraint::TokenMask;
+use crate::request::{Pooling, SamplingParams, SeqId, TokenId, TokenLogprob};
 
 /// One turn of the engine: decode rows first, then chunks of prompts. A sequence is in it at most
 /// once.
@@ -51,6 +53,8 @@ pub struct PrefillChunk {
     pub place: Place,
     /// `Some`: log-probabilities of this chunk's successors are asked for.
     pub prompt_logprobs: Option<PromptLogprobs>,
+    /// `Some`: hidden states are asked for, and no token.
+    pub pooling: Option<Pooling>,
     /// `Some` in the prompt's last chunk: how the first token is chosen, unless it is known
     /// already.
     pub sample: Option<SampleRow>,
@@ -60,6 +64,17 @@ impl PrefillChunk {
     /// Whether the prompt ends with it.
     pub fn is_last(&self) -> bool {
         self.start as usize + self.tokens.len() == self.total as usize
+    }
+
+    /// Those of its tokens whose hidden states are asked for.
+    pub fn pooled(&self) -> Range<usize> {
+        let count = self.tokens.len();
+        match self.pooling {
+            Some(Pooling::First) if self.start == 0 => 0..1,
+            Some(Pooling::Last) if self.is_last() => count - 1..count,
+            Some(Pooling::Mean) => 0..count,
+            None | Some(Pooling::First | Pooling::Last) => 0..0,
+        }
     }
 
     /// Whether staging is too small for the prompt, so that its oldest pages are read packed before
@@ -120,6 +135,8 @@ pub struct SampleRow {
     pub prompt: Arc<[TokenId]>,
     /// Tokens generated so far; filled only when a penalty is on.
     pub output: Vec<TokenId>,
+    /// The only tokens that may be chosen, if the sequence has a constraint.
+    pub allowed: Option<TokenMask>,
 }
 
 /// What a step gave for one sequence: for every row and chunk that samples, and for every chunk
@@ -135,4 +152,7 @@ pub struct Sampled {
     pub token: Option<TokenId>,
     /// Of the chosen token, if asked for.
     pub logprob: Option<TokenLogprob>,
+    /// Of every chunk of a prompt that is pooled: the sum of the hidden states that it was asked
+    /// for, `[hidden]`; empty if it was asked for none.
+    pub pooled: Option<Vec<f32>>,
 }

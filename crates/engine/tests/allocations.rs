@@ -57,6 +57,7 @@ fn step(position: usize) -> Step {
             forbidden: Vec::new(),
             prompt: Arc::from([]),
             output: Vec::new(),
+            allowed: None,
         }),
     };
     Step { decode: (0..ROWS).map(row).collect(), prefill: Vec::new() }

@@ -3,58 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
-use std::path::Path;
-use std::time::Duration;
+mod tiny;
 
 use kvant_engine::{
-    AttentionRoad, Engine, EngineOptions, GenerateRequest, Handle, ModelRunner, SamplingParams,
-    StopRules, TokenEvent, TokenLogprob,
+    AttentionRoad, GenerateRequest, Handle, Pooling, SamplingParams, StopRules, TokenEvent,
+    TokenLogprob,
 };
-use kvant_kv_cache::{LayerShape, LayerTraits, PageStore, Staging, Wish, decide};
-use kvant_models::ModelFiles;
-
-const CONTEXT: usize = 512;
-
-/// An engine with the built-in model, a cache preset and so many pages.
-fn start(preset: &str, cache_pages: usize, step_tokens: usize, sequences: usize) -> Handle {
-    start_on(AttentionRoad::Fused, preset, (cache_pages, 2 * CONTEXT), step_tokens, sequences)
-}
-
-/// The same with a road of attention and so many tokens of staging.
-fn start_on(
-    road: AttentionRoad,
-    preset: &str,
-    (cache_pages, staging_tokens): (usize, usize),
-    step_tokens: usize,
-    sequences: usize,
-) -> Handle {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-llama-1m");
-    let files = ModelFiles::open(&folder).unwrap();
-    let decoder = files.load(&mut |_, _| {}).unwrap();
-    let spec = decoder.spec();
-    let layer = LayerTraits {
-        shape: LayerShape { kv_heads: spec.heads.kv, dim: spec.heads.dim },
-        queries_per_key: spec.heads.q / spec.heads.kv,
-        key_bias: false,
-        window: None,
-    };
-    let wish = Wish { preset: preset.parse().unwrap(), ..Wish::default() };
-    let shape = decide(&vec![layer; spec.layers.len()], &wish).unwrap();
-    let options = EngineOptions {
-        sequences,
-        step_tokens,
-        waiting_requests: 100,
-        waiting_tokens: 100_000,
-        context_tokens: CONTEXT,
-        cache_pages,
-        staging_tokens,
-        vocab: spec.vocab,
-        stall: Duration::from_mins(1),
-    };
-    let store = PageStore::new(&shape, (cache_pages, sequences), 1);
-    let staging = Staging::new(&shape, staging_tokens);
-    Engine::start(ModelRunner::new(decoder, store, staging).on(road), options)
-}
+use tiny::{CONTEXT, start, start_on};
 
 /// The `number`th of sixteen requests that differ in everything.
 fn request(number: usize) -> GenerateRequest {
@@ -79,6 +34,8 @@ fn request(number: usize) -> GenerateRequest {
             stop_tokens: Vec::new(),
         },
         prompt_logprobs: None,
+        constraint: None,
+        pooling: None,
     }
 }
 
@@ -214,7 +171,7 @@ fn log_probabilities_of_prompt_and_output_are_one_distribution() {
                 TokenEvent::Prompt(scores) => of_prompt = Some(scores),
                 TokenEvent::Token { logprob, .. } => of_output.extend(logprob),
                 TokenEvent::Done { .. } => {}
-                TokenEvent::Failed(why) => panic!("{why}"),
+                other => panic!("unexpected {other:?}"),
             }
         }
         (of_prompt, of_output)
@@ -234,4 +191,49 @@ fn log_probabilities_of_prompt_and_output_are_one_distribution() {
     assert_eq!(scores[prompt.len() - 1..], output);
     let (single, _) = ask(vec![5], 1, Some(0));
     assert_eq!(single, None, "one token has no successor in the prompt");
+}
+
+/// Hidden states of some prompts submitted at once.
+fn pooled(handle: &Handle, prompts: &[&[u32]], pooling: Pooling) -> Vec<Vec<f32>> {
+    let submit = |prompt: &&[u32]| {
+        let request = GenerateRequest {
+            prompt: (*prompt).into(),
+            pooling: Some(pooling),
+            stop: StopRules { max_tokens: 0, ..request(0).stop },
+            ..request(0)
+        };
+        handle.submit(request).unwrap()
+    };
+    let streams: Vec<_> = prompts.iter().map(submit).collect();
+    let hidden = |mut stream: kvant_engine::TokenStream| match stream.blocking_recv() {
+        Some(TokenEvent::Pooled { hidden, usage }) => {
+            assert_eq!((usage.output_tokens, stream.blocking_recv()), (0, None));
+            hidden
+        }
+        other => panic!("unexpected {other:?}"),
+    };
+    streams.into_iter().map(hidden).collect()
+}
+
+#[test]
+fn a_prompt_has_the_hidden_states_of_its_beginnings() {
+    // 70 tokens: more than a page, more than a step of sixteen.
+    let prompt: Vec<u32> = (0..70).map(|at| 3 + at * 7 % 500).collect();
+    let beginnings: Vec<&[u32]> = (1..=prompt.len()).map(|end| &prompt[..end]).collect();
+    let handle = start("f16", 200, 512, 16);
+    let each = pooled(&handle, &beginnings, Pooling::Last);
+    assert!(each.iter().all(|hidden| hidden.len() == each[0].len()) && each[0] != each[69]);
+    let whole = &beginnings[69..];
+    for step_tokens in [512, 16] {
+        let handle = start("f16", 200, step_tokens, 16);
+        assert_eq!(pooled(&handle, whole, Pooling::Last)[0], each[69], "{step_tokens}");
+        assert_eq!(pooled(&handle, whole, Pooling::First)[0], each[0], "{step_tokens}");
+        let mean = &pooled(&handle, whole, Pooling::Mean)[0];
+        for (at, mean) in mean.iter().enumerate() {
+            let sum: f64 = each.iter().map(|hidden| f64::from(hidden[at])).sum();
+            assert!((f64::from(*mean) - sum / 70.0).abs() < 1e-5, "{step_tokens}: {at}");
+        }
+        let gauges = handle.gauges();
+        assert_eq!((gauges.running, gauges.pages_used, gauges.output_tokens), (0, 0, 0));
+    }
 }

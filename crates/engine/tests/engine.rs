@@ -44,6 +44,7 @@ impl Runner for Scripted {
             prompt: Vec::new(),
             token: Some(10 + index),
             logprob: None,
+            pooled: None,
         };
         Ok(rows.map(say).collect())
     }
@@ -66,6 +67,7 @@ fn start(stall: Duration) -> (Arc<Script>, Handle) {
             cache_pages: 64,
             staging_tokens: 2048,
             vocab: 5000,
+            unread_tokens: 1024,
             stall,
         },
     );
@@ -83,6 +85,8 @@ fn request(prompt: usize, max_tokens: u32) -> GenerateRequest {
             stop_tokens: Vec::new(),
         },
         prompt_logprobs: None,
+        constraint: None,
+        pooling: None,
     }
 }
 

@@ -58,7 +58,7 @@ impl ScriptedModel {
         let mut sampled = Vec::new();
         let mut say = |seq, index| {
             let token = Some(script(seq, index));
-            sampled.push(Sampled { seq, prompt: Vec::new(), token, logprob: None });
+            sampled.push(Sampled { seq, prompt: Vec::new(), token, logprob: None, pooled: None });
         };
         let (mut written, mut tails) = (HashSet::new(), HashSet::new());
         for row in &step.decode {
@@ -172,6 +172,8 @@ impl World {
                 stop_tokens: Vec::new(),
             },
             prompt_logprobs: None,
+            constraint: None,
+            pooling: None,
         });
         self.model.prompts.insert(seq, length);
         self.heard.insert(seq, Heard { tokens: Vec::new(), max_tokens });
@@ -228,6 +230,7 @@ impl World {
                         assert_eq!((token, script(seq, said)), (0, 0));
                         said + 1
                     }
+                    FinishReason::Complete => panic!("no constraint was given"),
                     FinishReason::Length => {
                         assert_eq!(said, heard.max_tokens);
                         said
@@ -303,6 +306,8 @@ fn the_youngest_is_preempted_and_goes_on_before_later_ones() {
                 stop_tokens: Vec::new(),
             },
             prompt_logprobs: None,
+            constraint: None,
+            pooling: None,
         });
         model.prompts.insert(seq, prompt);
         seq

@@ -18,6 +18,8 @@ pub(crate) struct Choice {
     stop_reason: Option<Cause>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Value>,
 }
 
 /// Lists of the same length, one entry a token.
@@ -35,10 +37,11 @@ pub(crate) fn whole(
     piece: Piece,
     reply: Reply,
     scores: Option<&Tokenizer>,
+    prompt_logprobs: Option<Value>,
 ) -> Choice {
     let end = piece.end.clone();
     let logprobs = scores.map(|tokenizer| logprobs(&piece.scores, tokenizer));
-    choice(index, piece, reply, logprobs, end)
+    Choice { prompt_logprobs, ..choice(index, piece, reply, logprobs, end) }
 }
 
 /// The parts of a piece: the text, and the end.
@@ -72,7 +75,9 @@ fn choice(
     let (finish_reason, stop_reason) =
         end.map_or((None, None), |end| (Some(end.reason), end.cause));
     let token_ids = reply.token_ids.then_some(piece.tokens);
-    Choice { index, text: piece.text, logprobs, finish_reason, stop_reason, token_ids }
+    let text = piece.parts.content();
+    let prompt_logprobs = None;
+    Choice { index, text, logprobs, finish_reason, stop_reason, token_ids, prompt_logprobs }
 }
 
 fn logprobs(scores: &[Score], tokenizer: &Tokenizer) -> Lists {

@@ -1,54 +1,35 @@
-//! Connections that must say something: the first request's head has a time within which it comes.
+//! `Connection`: bytes of a client that must come and go: the first request's head has a time
+//! within which it comes, and an answer one within which some of it is taken.
 //!
-//! Bodies have their own time (`body`), and a connection that has asked once costs little.
+//! Bodies have their own time (`body`), and so has the wait for another request (`door`).
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::options::ConnectionOptions;
 
 /// What ends a head.
 const END: [u8; 4] = *b"\r\n\r\n";
 
-/// Listens; its connections close if the first head does not come in time.
-#[derive(Debug)]
-pub(crate) struct Connections {
-    pub(crate) listener: TcpListener,
-    pub(crate) head_time: Duration,
-}
-
-impl Listener for Connections {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // axum's own: it waits and goes on after errors such as too many open files.
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        // A token is a small packet, and the next one is not to wait for its acknowledgement.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!("a connection keeps its delay: {error}");
-        }
-        let head = Some(Head { deadline: Box::pin(sleep(self.head_time)), matched: 0 });
-        (Connection { stream, head }, address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
 /// A client's connection.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    stream: TcpStream,
+pub(crate) struct Connection<S> {
+    stream: S,
     /// Until the first head is complete.
     head: Option<Head>,
+    stall: Stall,
+}
+
+impl<S> Connection<S> {
+    pub(crate) fn new(stream: S, options: &ConnectionOptions) -> Self {
+        let head = Some(Head { deadline: Box::pin(sleep(options.head_time)), matched: 0 });
+        Self { stream, head, stall: Stall { time: options.write_time, deadline: None } }
+    }
 }
 
 #[derive(Debug)]
@@ -75,7 +56,36 @@ impl Head {
     }
 }
 
-impl AsyncRead for Connection {
+/// Since when the client has taken nothing.
+#[derive(Debug)]
+struct Stall {
+    time: Duration,
+    /// While it takes nothing.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    /// What a write gave, or an error if nothing went for too long.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.deadline = None;
+            return written;
+        }
+        let end = Instant::now() + self.time;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
+        if deadline.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        tracing::info!("a client took nothing for {:?}; its connection is cut", self.time);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -95,13 +105,15 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        pin!(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = pin!(&mut this.stream).poll_write(cx, bytes);
+        this.stall.watch(cx, written)
     }
 
     fn poll_write_vectored(
@@ -109,7 +121,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        pin!(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = pin!(&mut this.stream).poll_write_vectored(cx, slices);
+        this.stall.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -117,11 +131,15 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = pin!(&mut this.stream).poll_flush(cx);
+        this.stall.watch(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        let ended = pin!(&mut this.stream).poll_shutdown(cx);
+        this.stall.watch(cx, ended)
     }
 }
 

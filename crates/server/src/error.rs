@@ -1,5 +1,7 @@
 //! `ApiError`: one refusal, in the four keys that OpenAI's clients read.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -18,11 +20,13 @@ pub(crate) struct ApiError {
     pub(crate) code: Option<&'static str>,
     pub(crate) param: Option<String>,
     message: String,
+    /// When it is worth trying again, if that is known.
+    retry: Option<Duration>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: String) -> Self {
-        Self { status, kind, code: Some(code), param: None, message }
+        Self { status, kind, code: Some(code), param: None, message, retry: None }
     }
 
     /// 400: the request is at fault, and no single field.
@@ -55,7 +59,7 @@ impl ApiError {
         Self::bad("context_length_exceeded", message)
     }
 
-    /// Another status for the request's own fault: 404, 405, 408, 413, 415.
+    /// Another status for the request's own fault: 401, 403, 404, 405, 408, 413, 415.
     pub(crate) fn refused(status: StatusCode, code: &'static str, message: String) -> Self {
         Self::new(status, INVALID, code, message)
     }
@@ -68,6 +72,33 @@ impl ApiError {
     /// 503: not now.
     pub(crate) fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, code, message.into())
+    }
+
+    /// Names fields as the client's dialect does: each name in front of a path, and in the message.
+    pub(crate) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
+        for (from, to) in names {
+            if let Some(rest) = self.param.as_deref().and_then(|param| param.strip_prefix(from)) {
+                self.param = Some(format!("{to}{rest}"));
+                self.message = self.message.replace(from, to);
+                break;
+            }
+        }
+        self
+    }
+
+    /// What went wrong, in words.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// 429: this client asks for too much.
+    pub(crate) fn limited(code: &'static str, message: String) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", code, message)
+    }
+
+    /// Says when it is worth trying again.
+    pub(crate) fn retry_after(self, wait: Duration) -> Self {
+        Self { retry: Some(wait), ..self }
     }
 
     /// Names the field.
@@ -83,10 +114,13 @@ impl ApiError {
     }
 
     /// Seconds after which it is worth trying again.
-    fn retry_after(&self) -> Option<&'static str> {
+    fn retry_seconds(&self) -> Option<u64> {
+        if let Some(wait) = self.retry {
+            return Some(wait.as_secs_f64().ceil() as u64);
+        }
         match self.status {
-            StatusCode::TOO_MANY_REQUESTS => Some("1"),
-            StatusCode::SERVICE_UNAVAILABLE => Some("5"),
+            StatusCode::TOO_MANY_REQUESTS => Some(1),
+            StatusCode::SERVICE_UNAVAILABLE => Some(5),
             _ => None,
         }
     }
@@ -96,10 +130,7 @@ impl From<Rejected> for ApiError {
     fn from(rejected: Rejected) -> Self {
         let message = rejected.to_string();
         match rejected {
-            Rejected::QueueFull { .. } => {
-                let status = StatusCode::TOO_MANY_REQUESTS;
-                Self::new(status, "rate_limit_error", "queue_full", message)
-            }
+            Rejected::QueueFull { .. } => Self::limited("queue_full", message),
             Rejected::TooLong { limit, prompt, output } => Self::too_long(limit, prompt, output),
             Rejected::Closing => Self::unavailable("shutting_down", message),
             Rejected::Dead => Self::unavailable("engine_dead", message),
@@ -112,8 +143,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         tracing::debug!(status = self.status.as_u16(), param = self.param, "refused: {self}");
         let mut response = (self.status, Json(self.body())).into_response();
-        if let Some(seconds) = self.retry_after() {
-            let value = HeaderValue::from_static(seconds);
+        if let Some(seconds) = self.retry_seconds() {
+            let value = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, value);
         }
         response

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
+use crate::unknown::Unknown;
 
 /// Characters of a refused value that its message shows.
 const SHOWN: usize = 60;
@@ -13,11 +14,13 @@ const SHOWN: usize = 60;
 #[derive(Debug)]
 pub(crate) struct Fields {
     map: Map<String, Value>,
+    /// Of objects inside.
+    unknown: Unknown,
 }
 
 impl From<Map<String, Value>> for Fields {
     fn from(map: Map<String, Value>) -> Self {
-        Self { map }
+        Self { map, unknown: Unknown::default() }
     }
 }
 
@@ -59,7 +62,7 @@ impl Fields {
             ApiError::bad("invalid_json", format!("the body is not JSON: {error}"))
         })?;
         match value {
-            Value::Object(map) => Ok(Self { map }),
+            Value::Object(map) => Ok(map.into()),
             other => {
                 let message = format!("the body is {}, it must be an object", kind(&other));
                 Err(ApiError::bad("invalid_json", message))
@@ -70,6 +73,11 @@ impl Fields {
     /// Whether a field is there.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// A field's value, left for who takes it.
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
     }
 
     /// A field's value; null is as good as absent.
@@ -126,12 +134,31 @@ impl Fields {
         Ok(Some(number as i64))
     }
 
-    /// Names that nobody knows; they are ignored, since gateways pass their own fields through.
-    pub(crate) fn log_unknown(&self) {
-        if !self.map.is_empty() {
-            let names: Vec<_> = self.map.keys().take(20).collect();
-            tracing::debug!(?names, "ignored fields");
-        }
+    /// A field's value, left for whoever takes it.
+    pub(crate) fn value(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes over what nobody has taken of another object, to report it.
+    pub(crate) fn adopt(&mut self, other: Self) {
+        let Self { map, unknown } = other;
+        self.unknown.extend("", unknown);
+        self.unknown.extend("", map.into_iter().map(|(key, _)| key).collect());
+    }
+
+    /// Takes note of what nobody has taken of an object inside.
+    pub(crate) fn leave(&mut self, name: &str, inside: Self) {
+        let Self { map, unknown } = inside;
+        self.unknown.extend(&format!("{name}."), unknown);
+        self.unknown.extend(&format!("{name}."), map.into_iter().map(|(key, _)| key).collect());
+    }
+
+    /// What nobody has taken at the end: it is reported, since gateways pass their own fields
+    /// through, or refused if the server is strict.
+    pub(crate) fn rest(self, strict: bool) -> Result<Unknown, ApiError> {
+        let mut unknown: Unknown = self.map.into_iter().map(|(key, _)| key).collect();
+        unknown.extend("", self.unknown);
+        unknown.check(strict)
     }
 }
 

@@ -1,45 +1,83 @@
 //! HTTP: the OpenAI dialect over an engine's handle. Knows JSON, text and token ids; never tensors,
 //! pages or model families.
 
+mod access;
+mod admin;
+mod answer;
+mod anthropic;
+mod blocks;
 mod body;
+mod bounds;
 mod chat;
 mod completions;
 mod connection;
+mod context;
+mod counts;
+mod deltas;
+mod door;
+mod embeddings;
 mod error;
+mod front;
 mod generate;
+mod guide;
 mod histogram;
 mod ids;
+mod isolate;
 mod json;
+mod likeliest;
 mod messages;
 mod metrics;
 mod models;
+mod openapi;
 mod options;
 mod order;
+mod page;
+mod patience;
+mod prompt_scores;
 mod prompts;
 mod refused;
+mod render;
+mod responses;
 mod routes;
 mod sampling;
 mod sequence;
+mod sequences;
 mod served;
 mod sse;
 mod status;
 mod stopwatch;
+mod style;
 mod submit;
+mod thinking;
+mod tls;
 mod tokenize;
+mod tools;
+mod traces;
+mod unknown;
+mod watchdog;
 mod wire;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kvant_engine::Handle;
 use kvant_text::{ChatTemplate, Tokenizer};
-use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use connection::Connections;
+use door::Door;
 use served::Served;
 
-pub use options::ServerOptions;
+pub use access::{Access, Keys, Quota, hash_line};
+pub use context::SequenceTimes;
+pub use door::Listening;
+pub use embeddings::{EmbeddingCard, Shorter};
+pub use guide::GuideLimits;
+pub use options::{Bounds, ConnectionOptions, Patience, ServerOptions};
+pub use style::ChatOptions;
+pub use tls::Tls;
+pub use tools::ToolLimits;
+pub use traces::{Parent, Trace, TraceSink};
+pub use watchdog::{Fault, watch as watch_engine};
 
 /// How often a server that goes down looks whether all is answered.
 const IDLE_POLL: Duration = Duration::from_millis(20);
@@ -60,6 +98,16 @@ pub struct App {
     pub template: Option<Arc<ChatTemplate>>,
     /// Settings.
     pub options: ServerOptions,
+    /// Settings of chat.
+    pub chat: ChatOptions,
+    /// Who may ask.
+    pub access: Arc<Access>,
+    /// Origins whose pages may ask from a browser; `*` is any.
+    pub origins: Vec<String>,
+    /// With it, connections over TCP speak TLS.
+    pub tls: Option<Arc<Tls>>,
+    /// Where traces go, if anywhere.
+    pub traces: Option<TraceSink>,
 }
 
 /// The model as clients see it.
@@ -75,6 +123,25 @@ pub struct ModelCard {
     pub eos_tokens: Vec<u32>,
     /// How its keys and values are kept.
     pub cache: CacheCard,
+    /// Where it computes.
+    pub device: String,
+    /// What it takes.
+    pub memory: MemoryCard,
+    /// How its embeddings are made.
+    pub embedding: EmbeddingCard,
+}
+
+/// Bytes that are taken beside the pages of the cache.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryCard {
+    /// Weights.
+    pub weights: u64,
+    /// Activations, logits and buffers of a step.
+    pub workspace: u64,
+    /// 16-bit keys and values of each sequence's newest tokens.
+    pub tails: u64,
+    /// 16-bit keys and values of prompts in prefill.
+    pub staging: u64,
 }
 
 /// How keys and values are kept, for whoever wants to know whether they are quantized.
@@ -91,30 +158,28 @@ pub struct CacheCard {
 /// Serves until `shutdown` is over and the requests under way are answered. In between `/health` is
 /// 503 and new requests are refused with 503; the listener closes when all is answered.
 pub async fn run(
-    listener: TcpListener,
+    listening: impl Into<Listening>,
     app: App,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+) {
     let served = Arc::new(Served::new(app));
-    let options = &served.app.options;
-    let listener = Connections { listener, head_time: options.head_time };
-    let (idle, mut is_idle) = tokio::sync::watch::channel(false);
-    let router = routes::router(served.clone());
-    let stop = async move {
+    let door = Door {
+        router: routes::router(served.clone()),
+        options: served.app.options.connections,
+        tls: served.app.tls.clone(),
+    };
+    let (close, closed) = watch::channel(false);
+    let serving = door.serve(listening.into(), closed);
+    let stopping = async move {
         shutdown.await;
         served.app.handle.drain();
         until_idle(&served).await;
-        let _ = idle.send(true);
-    };
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop);
-    let last_bytes = async move {
-        // An error would mean that the server has ended first.
-        let _ = is_idle.wait_for(|idle| *idle).await;
+        let _ = close.send(true);
         tokio::time::sleep(LAST_BYTES).await;
     };
     tokio::select! {
-        result = serving => result,
-        () = last_bytes => Ok(()),
+        () = serving => {}
+        () = stopping => {}
     }
 }
 

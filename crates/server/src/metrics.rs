@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use kvant_engine::{Gauges, PAGE_TOKENS, Rejected};
 
 use crate::CacheCard;
+use crate::counts::Counts;
 use crate::histogram::Histogram;
 
 const FIRST_TOKEN: [f64; 22] = [
@@ -36,6 +37,7 @@ pub(crate) struct Metrics {
     live: AtomicU64,
     ends: [AtomicU64; ENDS.len()],
     rejections: [AtomicU64; REJECTIONS.len()],
+    pub(crate) counts: Counts,
     pub(crate) times: Times,
     pub(crate) prompt_tokens: Histogram,
     pub(crate) output_tokens: Histogram,
@@ -62,6 +64,7 @@ impl Metrics {
             live: AtomicU64::new(0),
             ends: Default::default(),
             rejections: Default::default(),
+            counts: Counts::default(),
             times: Times::new(),
             prompt_tokens: Histogram::new(
                 "vllm:request_prompt_tokens",
@@ -127,6 +130,7 @@ impl Metrics {
         for (reason, count) in REJECTIONS.iter().zip(&self.rejections) {
             page.sample(name, &format!(",reason=\"{reason}\""), count.load(Relaxed));
         }
+        page.counts(&self.counts);
         let Times { first_token, between_tokens, each_token, whole, .. } = &self.times;
         let Times { queue, inference, prefill, decode, .. } = &self.times;
         let times = [first_token, between_tokens, each_token, whole, queue, inference];
@@ -136,6 +140,16 @@ impl Metrics {
         self.prompt_tokens.write(&mut page.text, &self.labels);
         self.output_tokens.write(&mut page.text, &self.labels);
         page.text
+    }
+}
+
+impl Metrics {
+    /// Adds how many traces found no place on their way to the collector.
+    pub(crate) fn lost_traces(&self, page: &mut String, count: u64) {
+        let mut more = Page { text: String::new(), labels: &self.labels };
+        more.family("kvant:traces_lost_total", "counter", "Traces that found no place.");
+        more.sample("kvant:traces_lost_total", "", count);
+        page.push_str(&more.text);
     }
 }
 
@@ -287,6 +301,18 @@ impl Page<'_> {
                 gauges.early_prompts as f64,
             ),
         ] {
+            self.family(name, "counter", help);
+            self.sample(name, "", value);
+        }
+    }
+
+    fn counts(&mut self, counts: &Counts) {
+        let name = "kvant:answers_total";
+        self.family(name, "counter", "Answers that have begun, by status.");
+        for (status, count) in counts.answers() {
+            self.sample(name, &format!(",code=\"{status}\""), count);
+        }
+        for (name, help, value) in counts.troubles() {
             self.family(name, "counter", help);
             self.sample(name, "", value);
         }

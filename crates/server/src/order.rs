@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use kvant_engine::Limits;
-use kvant_text::{Error as TextError, RenderOptions};
-use serde_json::Value;
-
+use crate::answer::AnswerRules;
 use crate::error::ApiError;
+use crate::guide::{self, Guide};
 use crate::json::Fields;
 use crate::sampling::{Asks, Sampling};
 use crate::served::Served;
-use crate::{messages, prompts, refused, sampling};
+use crate::thinking::ThinkingRules;
+use crate::unknown::Unknown;
+use crate::{bounds, prompts, refused, render, sampling};
+use kvant_engine::Limits;
 
 /// Which endpoint asks; what is sent back differs in shape only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,13 @@ pub(crate) struct Order {
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) sampling: Sampling,
     pub(crate) reply: Reply,
+    /// How the text of an answer is read.
+    pub(crate) answer: AnswerRules,
+    /// What is asked of thoughts, if the model has any.
+    pub(crate) thinking: Option<ThinkingRules>,
+    /// What an answer must be like.
+    pub(crate) guide: Option<Guide>,
+    pub(crate) unknown: Unknown,
 }
 
 /// One prompt.
@@ -65,26 +73,44 @@ pub(crate) enum StreamUsage {
 impl Order {
     /// Reads a body. Takes time: renders and tokenises.
     pub(crate) fn read(served: &Served, dialect: Dialect, body: &[u8]) -> Result<Self, ApiError> {
-        let mut fields = Fields::parse(body)?;
+        Self::of(served, dialect, Fields::parse(body)?)
+    }
+
+    /// Reads fields that a body has, or that another dialect's body was put into.
+    pub(crate) fn of(
+        served: &Served,
+        dialect: Dialect,
+        mut fields: Fields,
+    ) -> Result<Self, ApiError> {
+        bounds::check(&fields, &served.app.options.bounds)?;
         served.check_model(&mut fields)?;
         let vocab = served.app.handle.limits().vocab;
+        let strict = served.app.options.strict;
         match dialect {
             Dialect::Chat => {
                 refused::of_chat(&mut fields)?;
                 let sampling = sampling::read(&mut fields, Asks::Chat, vocab)?;
                 let reply = Reply::read(&mut fields, false)?;
-                let prompts = vec![chat_prompt(served, &mut fields)?];
-                fields.log_unknown();
-                Ok(Self { dialect, prompts, sampling, reply })
+                whole_only(&sampling, reply)?;
+                let rendered = render::chat(served, &mut fields)?;
+                let render::Rendered { prompt, answer, thinking, call } = rendered;
+                let guide = guide::read(&mut fields, call)?;
+                let unknown = fields.rest(strict)?;
+                let prompts = vec![prompt];
+                Ok(Self { dialect, prompts, sampling, reply, answer, thinking, guide, unknown })
             }
             Dialect::Text => {
                 refused::of_text(&mut fields)?;
                 let echo = fields.flag("echo", false)?;
                 let sampling = sampling::read(&mut fields, Asks::Text { echo }, vocab)?;
                 let reply = Reply::read(&mut fields, echo)?;
-                let prompts = prompts::read(served, &mut fields, sampling.n)?;
-                fields.log_unknown();
-                Ok(Self { dialect, prompts, sampling, reply })
+                whole_only(&sampling, reply)?;
+                let prompts = prompts::read(served, &mut fields, sampling.best_of)?;
+                let guide = guide::read(&mut fields, None)?;
+                let unknown = fields.rest(strict)?;
+                let answer = AnswerRules::default();
+                let thinking = None;
+                Ok(Self { dialect, prompts, sampling, reply, answer, thinking, guide, unknown })
             }
         }
     }
@@ -113,6 +139,21 @@ impl Reply {
     }
 }
 
+/// Refuses what a stream cannot tell.
+fn whole_only(sampling: &Sampling, reply: Reply) -> Result<(), ApiError> {
+    if reply.stream.is_none() {
+        return Ok(());
+    }
+    let wrong = if sampling.best_of > sampling.n {
+        "best_of"
+    } else if sampling.prompt_logprobs.is_some() {
+        "prompt_logprobs"
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::value(wrong, format!("{wrong} is not told in a stream; send stream: false")))
+}
+
 fn stream_usage(fields: &mut Fields, stream: bool) -> Result<StreamUsage, ApiError> {
     let Some(options) = fields.object("stream_options")? else { return Ok(StreamUsage::Never) };
     if !stream {
@@ -123,48 +164,12 @@ fn stream_usage(fields: &mut Fields, stream: bool) -> Result<StreamUsage, ApiErr
     let of_options = |error: ApiError| error.of("stream_options");
     let last = options.flag("include_usage", false).map_err(of_options)?;
     let each = options.flag("continuous_usage_stats", false).map_err(of_options)?;
+    // Random padding against whoever measures the lengths on the wire: none is sent.
+    options.flag("include_obfuscation", false).map_err(of_options)?;
+    fields.leave("stream_options", options);
     Ok(match (last, each) {
         (false, _) => StreamUsage::Never,
         (true, false) => StreamUsage::Last,
         (true, true) => StreamUsage::Each,
     })
-}
-
-/// Takes messages and what belongs to their rendering. The template writes the special tokens.
-pub(crate) fn chat_prompt(served: &Served, fields: &mut Fields) -> Result<Prompt, ApiError> {
-    let messages = messages::read(fields)?;
-    let options = render_options(fields)?;
-    let special = fields.flag("add_special_tokens", false)?;
-    let Some(template) = &served.app.template else {
-        let message = format!(
-            "{} has no chat template; use /v1/completions, or a model with one",
-            served.app.model.id
-        );
-        return Err(ApiError::bad("chat_template_missing", message).of("messages"));
-    };
-    let text = template.render(&messages, None, options).map_err(|error| {
-        let param = match &error {
-            TextError::ReservedArgument(_) => "chat_template_kwargs",
-            TextError::FinalMessage(_) => "continue_final_message",
-            _ => "messages",
-        };
-        ApiError::value(param, error.to_string())
-    })?;
-    let tokens = served.encode("messages", &text, special)?;
-    Ok(Prompt { text: Some(text), tokens })
-}
-
-fn render_options(fields: &mut Fields) -> Result<RenderOptions, ApiError> {
-    let go_on = fields.flag("continue_final_message", false)?;
-    // Absent, it is what continue_final_message leaves; vLLM wants it spelled out.
-    let add = fields.flag("add_generation_prompt", !go_on)?;
-    if add && go_on {
-        let message = "add_generation_prompt and continue_final_message cannot both be true";
-        return Err(ApiError::value("continue_final_message", message));
-    }
-    let mut kwargs = fields.object("chat_template_kwargs")?.unwrap_or_default();
-    if let Some(effort) = fields.text("reasoning_effort")? {
-        kwargs.entry("reasoning_effort").or_insert(Value::String(effort));
-    }
-    Ok(RenderOptions { add_generation_prompt: add, continue_final_message: go_on, kwargs })
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::error::ApiError;
-use crate::json::Fields;
+use crate::json::{Fields, wrong_type};
 
 /// Which values of a field ask for nothing.
 #[derive(Clone, Copy)]
@@ -24,65 +24,64 @@ type Row = (&'static str, Idle, &'static str);
 const NOT_SERVED: &str = "is not served";
 
 /// Of both endpoints.
-const BOTH: [Row; 17] = [
-    ("guided_json", Idle::Null, "is not served: output is not constrained yet"),
-    ("guided_regex", Idle::Null, "is not served: output is not constrained yet"),
-    ("guided_choice", Idle::Empty, "is not served: output is not constrained yet"),
-    ("guided_grammar", Idle::Null, "is not served: output is not constrained yet"),
-    ("structured_outputs", Idle::Empty, "is not served: output is not constrained yet"),
-    ("grammar", Idle::Empty, "is not served: output is not constrained yet"),
-    ("json_schema", Idle::Empty, "is not served: output is not constrained yet"),
+const BOTH: [Row; 8] = [
     ("allowed_token_ids", Idle::Empty, NOT_SERVED),
     ("bad_words", Idle::Empty, NOT_SERVED),
     ("use_beam_search", Idle::False, NOT_SERVED),
-    ("prompt_logprobs", Idle::Null, "is not served; use echo and logprobs of /v1/completions"),
     ("truncate_prompt_tokens", Idle::Null, "is not served: no prompt is cut"),
     ("include_stop_str_in_output", Idle::False, NOT_SERVED),
     ("return_tokens_as_token_ids", Idle::False, "is not served; use return_token_ids"),
     ("logits_processors", Idle::Empty, NOT_SERVED),
     ("prompt_embeds", Idle::Null, NOT_SERVED),
-    ("thinking_token_budget", Idle::Null, NOT_SERVED),
 ];
 
 /// Of /v1/chat/completions.
-const CHAT: [Row; 11] = [
-    ("tools", Idle::Empty, "are not served yet; send none"),
-    ("tool_choice", Idle::Words(&["none", "auto"]), "is not served: tools are not served yet"),
-    ("functions", Idle::Empty, "are not served; send none"),
-    ("function_call", Idle::Words(&["none", "auto"]), "is not served: functions are not served"),
+const CHAT: [Row; 12] = [
+    ("moderation", Idle::Null, "is not served: nothing is moderated"),
+    ("verbosity", Idle::Words(&["medium"]), "is not served other than medium"),
+    ("store", Idle::False, "is not served: answers are not kept"),
+    ("service_tier", Idle::Words(&["auto", "default"]), "is not served: there is one tier"),
+    ("functions", Idle::Empty, "are not served; send tools"),
+    ("function_call", Idle::Words(&["none", "auto"]), "is not served; use tool_choice"),
     ("audio", Idle::Null, "is not served: answers are text"),
     ("web_search_options", Idle::Null, "is not served: there is no web search"),
     ("chat_template", Idle::Null, "is not taken from requests; the model's own is used"),
-    ("documents", Idle::Empty, NOT_SERVED),
     ("echo", Idle::False, "is served by /v1/completions only"),
     ("prompt", Idle::Empty, "belongs to /v1/completions; send messages"),
     ("mm_processor_kwargs", Idle::Empty, "is not served: prompts are text"),
 ];
 
 /// Of /v1/completions.
-const TEXT: [Row; 2] = [
+const TEXT: [Row; 3] = [
+    ("thinking_token_budget", Idle::Null, "is served by /v1/chat/completions only"),
     ("suffix", Idle::Empty, "is not served: text is not filled in"),
     ("messages", Idle::Empty, "belong to /v1/chat/completions; send prompt"),
 ];
 
-/// Accepted and without effect: they name, store, bill, hint at or speed up, and answers are the
-/// same without them.
-const HARMLESS: [&str; 14] = [
-    "user",
-    "metadata",
-    "store",
-    "service_tier",
-    "safety_identifier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "cache_prompt",
-    "parallel_tool_calls",
-    "prediction",
-    "verbosity",
-    "priority",
-    "request_id",
-    "timings_per_token",
+/// Accepted and without effect: they name, bill, hint at or speed up, and answers are the same
+/// without them.
+const HARMLESS: [(&str, Kind); 11] = [
+    ("user", Kind::Text),
+    ("metadata", Kind::Object),
+    ("safety_identifier", Kind::Text),
+    ("prompt_cache_key", Kind::Text),
+    ("prompt_cache_retention", Kind::Text),
+    ("prompt_cache_options", Kind::Object),
+    ("cache_prompt", Kind::Flag),
+    ("prediction", Kind::Object),
+    ("priority", Kind::Number),
+    ("request_id", Kind::Text),
+    ("timings_per_token", Kind::Flag),
 ];
+
+/// What a field without effect must be all the same.
+#[derive(Clone, Copy)]
+enum Kind {
+    Text,
+    Flag,
+    Object,
+    Number,
+}
 
 /// Takes what chat knows and does not serve.
 pub(crate) fn of_chat(fields: &mut Fields) -> Result<(), ApiError> {
@@ -98,10 +97,18 @@ pub(crate) fn of_text(fields: &mut Fields) -> Result<(), ApiError> {
 }
 
 fn of_both(fields: &mut Fields) -> Result<(), ApiError> {
-    for name in HARMLESS {
-        fields.take(name);
+    for (name, kind) in HARMLESS {
+        let Some(value) = fields.take(name) else { continue };
+        let (fits, wanted) = match kind {
+            Kind::Text => (value.is_string(), "a string"),
+            Kind::Flag => (value.is_boolean(), "true or false"),
+            Kind::Object => (value.is_object(), "an object"),
+            Kind::Number => (value.is_number(), "a number"),
+        };
+        if !fits {
+            return Err(wrong_type(name, &value, wanted));
+        }
     }
-    response_format(fields)?;
     take(fields, &BOTH)
 }
 
@@ -130,15 +137,6 @@ fn asks_nothing(value: &Value, idle: Idle) -> bool {
     }
 }
 
-fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
-    let Some(format) = fields.object("response_format")? else { return Ok(()) };
-    if format.get("type").and_then(Value::as_str) == Some("text") {
-        return Ok(());
-    }
-    let message = "response_format is served with the type text only";
-    Err(ApiError::unsupported("response_format", message))
-}
-
 fn modalities(fields: &mut Fields) -> Result<(), ApiError> {
     let Some(list) = fields.list("modalities")? else { return Ok(()) };
     if list.iter().all(|modality| modality == "text") {
@@ -158,10 +156,9 @@ mod tests {
     #[test]
     fn what_asks_for_nothing_passes() {
         for body in [
-            r#"{"tools": [], "tool_choice": "auto", "audio": null, "echo": false}"#,
-            r#"{"tools": null, "tool_choice": "none", "functions": [], "function_call": "none"}"#,
-            r#"{"response_format": {"type": "text"}, "modalities": ["text"], "user": "me"}"#,
-            r#"{"store": true, "metadata": {"a": "b"}, "service_tier": "auto"}"#,
+            r#"{"audio": null, "echo": false, "functions": [], "function_call": "none"}"#,
+            r#"{"modalities": ["text"], "user": "me"}"#,
+            r#"{"store": false, "metadata": {"a": "b"}, "service_tier": "auto"}"#,
         ] {
             chat(body).unwrap();
         }
@@ -170,18 +167,18 @@ mod tests {
     #[test]
     fn what_would_change_the_answer_is_refused_by_name() {
         for (body, param) in [
-            (r#"{"tools": [{"type": "function"}]}"#, "tools"),
-            (r#"{"tool_choice": "required"}"#, "tool_choice"),
-            (r#"{"tool_choice": {"type": "function"}}"#, "tool_choice"),
             (r#"{"functions": [{}]}"#, "functions"),
-            (r#"{"response_format": {"type": "json_object"}}"#, "response_format"),
-            (r#"{"response_format": {}}"#, "response_format"),
-            (r#"{"response_format": "text"}"#, "response_format"),
             (r#"{"modalities": ["text", "audio"]}"#, "modalities"),
             (r#"{"audio": {}}"#, "audio"),
-            (r#"{"guided_json": {}}"#, "guided_json"),
             (r#"{"use_beam_search": true}"#, "use_beam_search"),
             (r#"{"chat_template": "x"}"#, "chat_template"),
+            (r#"{"store": true}"#, "store"),
+            (r#"{"service_tier": "flex"}"#, "service_tier"),
+            (r#"{"verbosity": "low"}"#, "verbosity"),
+            (r#"{"moderation": {"model": "x"}}"#, "moderation"),
+            (r#"{"user": 3}"#, "user"),
+            (r#"{"metadata": "x"}"#, "metadata"),
+            (r#"{"priority": "high"}"#, "priority"),
         ] {
             let error = chat(body).unwrap_err();
             assert_eq!((error.status.as_u16(), error.param.as_deref()), (400, Some(param)));

@@ -28,6 +28,7 @@ const MAX_COMPLETION_TOKENS: Bound = Bound::new("max_completion_tokens", 1.0, TO
 const MIN_TOKENS: Bound = Bound::new("min_tokens", 0.0, TOKENS);
 const TOP_LOGPROBS: Bound = Bound::new("top_logprobs", 0.0, 20.0);
 const LOGPROBS: Bound = Bound::new("logprobs", 0.0, 20.0);
+const PROMPT_LOGPROBS: Bound = Bound::new("prompt_logprobs", 0.0, 20.0);
 const BIAS: f64 = 100.0;
 const BIASES_MAX: usize = 1024;
 const STOP_TOKENS_MAX: usize = 1024;
@@ -45,6 +46,12 @@ pub(crate) struct Sampling {
     pub(crate) seed: Option<u64>,
     /// Answers to each prompt.
     pub(crate) n: usize,
+    /// Sequences of each prompt, of which the `n` likeliest are told.
+    pub(crate) best_of: usize,
+    /// Whether log-probabilities are told: `best_of` needs them anyway.
+    pub(crate) scores: bool,
+    /// Log-probabilities of the prompt with so many alternatives.
+    pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) stops: Stops,
 }
 
@@ -74,16 +81,23 @@ pub(crate) enum Asks {
 /// Takes the fields of sampling.
 pub(crate) fn read(fields: &mut Fields, asks: Asks, vocab: usize) -> Result<Sampling, ApiError> {
     let n = fields.integer(&N)?.unwrap_or(1);
-    if let Some(best_of) = fields.integer(&BEST_OF)?
-        && best_of != n
-    {
-        let message = format!("best_of is {best_of}, it is served only equal to n, which is {n}");
-        return Err(ApiError::unsupported("best_of", message));
+    let best_of = fields.integer(&BEST_OF)?.unwrap_or(n);
+    if best_of < n {
+        let message = format!("best_of is {best_of}, it must be at least n, which is {n}");
+        return Err(ApiError::value("best_of", message));
+    }
+    let mut params = params(fields, asks, vocab)?;
+    let scores = params.logprobs.is_some();
+    if best_of > n {
+        params.logprobs.get_or_insert(0);
     }
     Ok(Sampling {
-        params: params(fields, asks, vocab)?,
+        params,
         seed: seed(fields)?,
         n: n as usize,
+        best_of: best_of as usize,
+        scores,
+        prompt_logprobs: fields.integer(&PROMPT_LOGPROBS)?.map(|top| top as u32),
         stops: stops(fields, asks, vocab)?,
     })
 }
@@ -198,10 +212,10 @@ fn at_most(name: &str, count: usize, most: usize, what: &str) -> Result<(), ApiE
 }
 
 impl Sampling {
-    /// Parameters of each answer to one prompt. The first answer is what `n: 1` gives.
+    /// Parameters of each sequence of one prompt. The first is what `n: 1` gives.
     pub(crate) fn seeded(&self) -> impl Iterator<Item = SamplingParams> + '_ {
         let seed = self.seed.unwrap_or_else(ids::random_seed);
-        (0..self.n as u64).map(move |index| SamplingParams {
+        (0..self.best_of as u64).map(move |index| SamplingParams {
             seed: ids::derived_seed(seed, index),
             ..self.params.clone()
         })

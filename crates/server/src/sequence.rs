@@ -2,25 +2,27 @@
 //!
 //! A piece has text, or ends the sequence; tokens whose text is held back wait for the next piece.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use kvant_engine::{FinishReason, TokenEvent, TokenLogprob, TokenStream, Usage};
 use kvant_text::{StopStrings, TextStream, Tokenizer};
 
+use crate::answer::{Answer, AnswerPart, AnswerRules, Parts};
 use crate::error::ApiError;
 use crate::order::Reply;
+use crate::patience::Late;
 use crate::stopwatch::Stopwatch;
 
 /// What a sequence has to say at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Piece {
-    pub(crate) text: String,
+    pub(crate) parts: Parts,
     /// Token ids of the output.
     pub(crate) tokens: Vec<u32>,
     /// If log-probabilities were asked for.
     pub(crate) scores: Vec<Score>,
+    /// Of the prompt's tokens but the first, if they were asked for.
+    pub(crate) prompt: Vec<TokenLogprob>,
     /// In the last piece.
     pub(crate) end: Option<End>,
 }
@@ -39,7 +41,7 @@ pub(crate) struct Score {
 /// Why a sequence is over.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct End {
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub(crate) reason: &'static str,
     /// What stopped it, unless the model's own end token.
     pub(crate) cause: Option<Cause>,
@@ -58,21 +60,23 @@ pub(crate) enum Cause {
 impl Piece {
     /// Adds what came after.
     pub(crate) fn extend(&mut self, more: Self) {
-        self.text.push_str(&more.text);
+        self.parts.extend(more.parts);
         self.tokens.extend(more.tokens);
         self.scores.extend(more.scores);
+        self.prompt.extend(more.prompt);
         self.end = more.end;
     }
 
     /// Whether there is anything to tell but the end.
     pub(crate) fn tells(&self, reply: Reply) -> bool {
         let ids = reply.token_ids && !self.tokens.is_empty();
-        ids || !self.text.is_empty() || !self.scores.is_empty()
+        ids || !self.parts.is_empty() || !self.scores.is_empty()
     }
 }
 
 /// How a sequence is read.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own in the request")]
 pub(crate) struct Rules {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) stop_strings: Vec<String>,
@@ -80,9 +84,13 @@ pub(crate) struct Rules {
     /// Stop strings count from here on.
     pub(crate) min_tokens: u32,
     pub(crate) skip_special: bool,
+    /// Special tokens whose text is not left out: they mark calls or thoughts.
+    pub(crate) shown: Arc<[u32]>,
+    pub(crate) answer: AnswerRules,
     /// The prompt alone is the answer; the engine's token is dropped.
     pub(crate) prompt_only: bool,
     pub(crate) scores: bool,
+    pub(crate) prompt_scores: bool,
 }
 
 /// A sequence under way.
@@ -93,11 +101,13 @@ pub(crate) struct Sequence {
     rules: Arc<Rules>,
     text: TextStream,
     stops: StopStrings,
+    answer: Answer,
     /// Not yet told.
     piece: Piece,
     /// Characters of the answer so far, those held back included.
     offset: usize,
     output_tokens: u32,
+    reasoning_tokens: u32,
     echo: Option<Echo>,
     watch: Stopwatch,
 }
@@ -108,6 +118,8 @@ pub(crate) struct Echo {
     pub(crate) text: String,
     pub(crate) tokens: Arc<[u32]>,
     pub(crate) scores: Vec<TokenLogprob>,
+    /// Alternatives that are told.
+    pub(crate) top: usize,
 }
 
 impl Sequence {
@@ -119,9 +131,20 @@ impl Sequence {
     ) -> Self {
         let text = text_stream(&rules);
         let stops = StopStrings::new(rules.stop_strings.clone());
-        let piece = Piece::default();
-        let (offset, output_tokens) = (0, 0);
-        Self { stream: Some(stream), rules, text, stops, piece, offset, output_tokens, echo, watch }
+        let answer = Answer::new(rules.answer.clone());
+        Self {
+            stream: Some(stream),
+            rules,
+            text,
+            stops,
+            answer,
+            piece: Piece::default(),
+            offset: 0,
+            output_tokens: 0,
+            reasoning_tokens: 0,
+            echo,
+            watch,
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -131,6 +154,11 @@ impl Sequence {
     /// Tokens generated so far.
     pub(crate) fn output_tokens(&self) -> u32 {
         self.output_tokens
+    }
+
+    /// Those of them that were thoughts.
+    pub(crate) fn reasoning_tokens(&self) -> u32 {
+        self.reasoning_tokens
     }
 
     /// The next piece; not to be called after the last. May be dropped and called again: what has
@@ -148,6 +176,9 @@ impl Sequence {
     fn take(&mut self, event: Option<TokenEvent>) -> Result<Option<Piece>, ApiError> {
         match event {
             Some(TokenEvent::Prompt(scores)) => {
+                if self.rules.prompt_scores {
+                    self.piece.prompt.extend(scores.iter().cloned());
+                }
                 if let Some(echo) = &mut self.echo {
                     echo.scores.extend(scores);
                 }
@@ -161,8 +192,10 @@ impl Sequence {
                 self.tell_prompt();
                 Ok(Some(self.done(reason, &usage)))
             }
+            Some(TokenEvent::Pooled { .. }) => Err(self.failed("a prompt was pooled".to_owned())),
+            Some(TokenEvent::Stuck(why)) => Err(self.stuck(why)),
             Some(TokenEvent::Failed(why)) => Err(self.failed(why)),
-            None => Err(self.failed("the engine has stopped".to_owned())),
+            None => Err(self.unread()),
         }
     }
 
@@ -178,22 +211,33 @@ impl Sequence {
             let offset = self.offset;
             self.piece.scores.push(Score { token, logprob: Some(logprob), top, offset });
         }
-        if let Some(stop) = self.tell(&text) {
+        let thought = self.answer.is_thinking();
+        let stop = self.tell(&text);
+        self.reasoning_tokens += u32::from(thought || self.answer.is_thinking());
+        if let Some(stop) = stop {
             return Some(self.end("stop", Some(Cause::Text(stop)), None));
         }
-        (!self.piece.text.is_empty()).then(|| std::mem::take(&mut self.piece))
+        if self.answer.is_over() {
+            return Some(self.end("stop", None, None));
+        }
+        (!self.piece.parts.is_empty()).then(|| std::mem::take(&mut self.piece))
     }
 
     /// Adds text to the piece up to a stop string, which is returned.
     fn tell(&mut self, text: &str) -> Option<String> {
         self.offset += text.chars().count();
         if self.output_tokens < self.rules.min_tokens {
-            self.piece.text.push_str(text);
+            self.answer(text);
             return None;
         }
         let stopped = self.stops.push(text);
-        self.piece.text.push_str(&stopped.text);
+        self.answer(&stopped.text);
         stopped.stop
+    }
+
+    fn answer(&mut self, text: &str) {
+        let parts = self.answer.push(text);
+        self.piece.parts.extend(parts);
     }
 
     fn done(&mut self, reason: FinishReason, usage: &Usage) -> Piece {
@@ -206,12 +250,13 @@ impl Sequence {
             return self.end("stop", Some(Cause::Text(stop)), Some(usage));
         }
         let held = self.stops.finish();
-        self.piece.text.push_str(&held);
+        self.answer(&held);
         match reason {
             FinishReason::Stop(token) => {
                 let asked = self.rules.stop_tokens.contains(&token);
                 self.end("stop", asked.then_some(Cause::Token(token)), Some(usage))
             }
+            FinishReason::Complete => self.end("stop", None, Some(usage)),
             FinishReason::Length => self.end("length", None, Some(usage)),
         }
     }
@@ -219,14 +264,43 @@ impl Sequence {
     fn end(&mut self, reason: &'static str, cause: Option<Cause>, usage: Option<&Usage>) -> Piece {
         self.stream = None;
         self.watch.finished(reason, usage);
+        let rest = self.answer.finish();
+        self.piece.parts.extend(rest);
+        let called = reason == "stop" && self.answer.has_called();
+        let reason = if called { "tool_calls" } else { reason };
         self.piece.end = Some(End { reason, cause });
         std::mem::take(&mut self.piece)
+    }
+
+    /// What was asked for cannot be: no fault of the engine.
+    fn stuck(&mut self, why: String) -> ApiError {
+        self.stream = None;
+        self.watch.failed();
+        ApiError::bad("constraint_failed", why)
     }
 
     fn failed(&mut self, why: String) -> ApiError {
         self.stream = None;
         self.watch.failed();
         ApiError::internal("engine_failed", why)
+    }
+
+    /// The engine has given it up, or is gone.
+    fn unread(&mut self) -> ApiError {
+        self.stream = None;
+        self.watch.unread();
+        let message = "the answer was not read as fast as it came, and was given up";
+        ApiError::internal("reader_too_slow", message)
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.stream.as_ref().is_some_and(TokenStream::is_waiting)
+    }
+
+    /// Ends it because its time is over.
+    pub(crate) fn cut(&mut self, late: Late) {
+        self.stream = None;
+        self.watch.late(late);
     }
 
     /// The prompt goes before the first token.
@@ -239,69 +313,22 @@ impl Sequence {
             let scores = std::iter::once(none).chain(echo.scores);
             for (index, (token, score)) in echo.tokens.iter().zip(scores).enumerate() {
                 let logprob = (index > 0).then_some(score.logprob);
-                self.piece.scores.push(Score { token: *token, logprob, top: score.top, offset });
+                let mut top = score.top;
+                top.truncate(echo.top);
+                self.piece.scores.push(Score { token: *token, logprob, top, offset });
                 offset += text.push(*token).chars().count();
             }
         }
         self.offset = echo.text.chars().count();
-        self.piece.text.push_str(&echo.text);
+        self.piece.parts.push(AnswerPart::Content(echo.text));
     }
 }
 
 fn text_stream(rules: &Rules) -> TextStream {
     let tokenizer = rules.tokenizer.clone();
     if rules.skip_special {
-        TextStream::new(tokenizer)
+        TextStream::showing(tokenizer, rules.shown.clone())
     } else {
         TextStream::with_special(tokenizer)
-    }
-}
-
-/// A piece with the index of its sequence.
-pub(crate) type Indexed = Result<(usize, Piece), ApiError>;
-
-/// The sequences of a request. Dropping them cancels those that are not over.
-#[derive(Debug)]
-pub(crate) struct Sequences {
-    list: Vec<Sequence>,
-    /// Who is asked first, so that none is always last.
-    first: usize,
-}
-
-impl Sequences {
-    pub(crate) fn new(list: Vec<Sequence>) -> Self {
-        Self { list, first: 0 }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    /// Tokens generated so far.
-    pub(crate) fn output_tokens(&self) -> usize {
-        self.list.iter().map(|sequence| sequence.output_tokens() as usize).sum()
-    }
-
-    /// The next piece of any sequence with the sequence's index; `None` when all are over. May be
-    /// dropped and called again.
-    pub(crate) async fn next(&mut self) -> Option<Indexed> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// The same for a stream.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Indexed>> {
-        let count = self.list.len();
-        let mut over = true;
-        for index in (self.first..count).chain(0..self.first) {
-            if self.list[index].is_over() {
-                continue;
-            }
-            over = false;
-            if let Poll::Ready(piece) = pin!(self.list[index].next()).poll(cx) {
-                self.first = (index + 1) % count;
-                return Poll::Ready(Some(piece.map(|piece| (index, piece))));
-            }
-        }
-        if over { Poll::Ready(None) } else { Poll::Pending }
     }
 }

@@ -6,15 +6,21 @@ use kvant_engine::{Health, Rejected};
 use tokio::sync::Semaphore;
 
 use crate::App;
+use crate::access::Cors;
 use crate::error::ApiError;
+use crate::guide::Guides;
 use crate::json::Fields;
 use crate::metrics::Metrics;
+use crate::style::ChatStyle;
 
 /// The app with what it counts.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) app: App,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) style: ChatStyle,
+    pub(crate) cors: Cors,
+    pub(crate) guides: Guides,
     text_tasks: Arc<Semaphore>,
 }
 
@@ -22,7 +28,10 @@ impl Served {
     pub(crate) fn new(app: App) -> Self {
         let metrics = Metrics::new(&app.model.id, app.model.max_model_len);
         let text_tasks = Arc::new(Semaphore::new(app.options.text_tasks.max(1)));
-        Self { app, metrics: Arc::new(metrics), text_tasks }
+        let style = ChatStyle::new(app.template.as_deref(), &app.tokenizer, &app.chat);
+        let cors = Cors::new(app.origins.clone());
+        let guides = Guides::default();
+        Self { app, metrics: Arc::new(metrics), style, cors, guides, text_tasks }
     }
 
     /// Runs work on text away from the threads that serve. No more than `text_tasks` at a time:

@@ -3,7 +3,7 @@
 //! It owns the sequences, so that they are cancelled when the connection drops the body.
 
 use std::convert::Infallible;
-use std::fmt::Write;
+use std::fmt::{Debug, Write};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,27 +12,44 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_core::Stream;
-use serde::Serialize;
+use serde_json::Value;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::order::{Dialect, StreamUsage};
-use crate::sequence::{Piece, Sequences};
+use crate::error::ApiError;
+use crate::sequence::Piece;
+use crate::sequences::Sequences;
 use crate::served::Served;
-use crate::wire::{Head, Tally};
-use crate::{chat, completions};
+
+/// How a dialect tells an answer in events.
+pub(crate) trait Tell: Debug + Send {
+    /// Before anything has come of the sequences.
+    fn begin(&mut self) -> String {
+        String::new()
+    }
+
+    /// A piece of a sequence.
+    fn piece(&mut self, index: usize, piece: Piece, sequences: &Sequences) -> String;
+
+    /// The end of an answer that went well.
+    fn end(&mut self, sequences: &Sequences) -> String;
+
+    /// The end of one that did not.
+    fn failed(&mut self, error: &ApiError) -> String;
+
+    /// Said in place of nothing, so that the client sees that the server is there.
+    fn waiting(&self) -> &'static str {
+        ": waiting\n\n"
+    }
+}
 
 /// A streamed answer.
 #[derive(Debug)]
 pub(crate) struct Events {
     served: Arc<Served>,
-    head: Head,
+    told: Box<dyn Tell>,
     /// `None` after the last event.
     sequences: Option<Sequences>,
-    scores: bool,
-    /// By choice: whether its first chunk is out.
-    begun: Vec<bool>,
-    /// Whether any chunk is out.
-    first_out: bool,
+    begun: bool,
     silence: Pin<Box<Sleep>>,
 }
 
@@ -47,79 +64,36 @@ pub(crate) fn response(events: Events) -> Response {
 }
 
 impl Events {
-    pub(crate) fn new(served: Arc<Served>, head: Head, sequences: Sequences, scores: bool) -> Self {
-        let begun = vec![false; sequences.len()];
+    pub(crate) fn new(served: Arc<Served>, told: Box<dyn Tell>, sequences: Sequences) -> Self {
         let silence = Box::pin(sleep(served.app.options.keep_alive));
-        let sequences = Some(sequences);
-        Self { served, head, sequences, scores, begun, first_out: false, silence }
-    }
-
-    /// Chunks of a piece.
-    fn chunks(&mut self, index: usize, piece: Piece) -> String {
-        let served = self.served.clone();
-        let tokenizer = self.scores.then_some(&*served.app.tokenizer);
-        let first = !std::mem::replace(&mut self.begun[index], true);
-        let reply = self.head.reply;
-        let mut text = String::new();
-        match self.head.dialect {
-            Dialect::Chat => {
-                for part in chat::parts((index, first), piece, reply, tokenizer) {
-                    self.chunk(&mut text, vec![part]);
-                }
-            }
-            Dialect::Text => {
-                for part in completions::parts(index, piece, reply, tokenizer) {
-                    self.chunk(&mut text, vec![part]);
-                }
-            }
-        }
-        text
-    }
-
-    fn chunk<C: Serialize>(&mut self, text: &mut String, choices: Vec<C>) {
-        let usage = match self.head.reply.stream {
-            None | Some(StreamUsage::Never) => Tally::Absent,
-            Some(StreamUsage::Last) => Tally::Null,
-            Some(StreamUsage::Each) => self.usage(),
-        };
-        let first = !std::mem::replace(&mut self.first_out, true);
-        event(text, &self.head.json(choices, usage, first));
-    }
-
-    fn usage(&self) -> Tally {
-        let output_tokens = self.sequences.as_ref().map_or(0, Sequences::output_tokens);
-        Tally::Of(self.head.usage(output_tokens))
-    }
-
-    /// The end of a stream that went well.
-    fn last(&mut self) -> String {
-        let mut text = String::new();
-        if !matches!(self.head.reply.stream, None | Some(StreamUsage::Never)) {
-            event(&mut text, &self.head.json(Vec::<()>::new(), self.usage(), false));
-        }
-        self.sequences = None;
-        event(&mut text, "[DONE]");
-        text
+        Self { served, told, sequences: Some(sequences), begun: false, silence }
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<String>> {
         loop {
             let Some(sequences) = &mut self.sequences else { return Poll::Ready(None) };
+            if !std::mem::replace(&mut self.begun, true) {
+                let text = self.told.begin();
+                if !text.is_empty() {
+                    return Poll::Ready(Some(text));
+                }
+            }
             let text = match sequences.poll_next(cx) {
-                Poll::Ready(Some(Ok((index, piece)))) => self.chunks(index, piece),
+                Poll::Ready(Some(Ok((index, piece)))) => self.told.piece(index, piece, sequences),
                 Poll::Ready(Some(Err(error))) => {
                     self.sequences = None;
-                    let mut text = String::new();
-                    event(&mut text, &self.served.public(error).body().to_string());
-                    event(&mut text, "[DONE]");
+                    self.told.failed(&self.served.public(error))
+                }
+                Poll::Ready(None) => {
+                    let text = self.told.end(sequences);
+                    self.sequences = None;
                     text
                 }
-                Poll::Ready(None) => self.last(),
                 Poll::Pending => {
                     if self.silence.as_mut().poll(cx).is_pending() {
                         return Poll::Pending;
                     }
-                    ": waiting\n\n".to_owned()
+                    self.told.waiting().to_owned()
                 }
             };
             let silence = Instant::now() + self.served.app.options.keep_alive;
@@ -139,6 +113,12 @@ impl Stream for Events {
     }
 }
 
-fn event(text: &mut String, content: &str) {
+/// Adds an event without a name.
+pub(crate) fn event(text: &mut String, content: &str) {
     let _ = write!(text, "data: {content}\n\n");
+}
+
+/// Adds an event with a name.
+pub(crate) fn named_event(text: &mut String, name: &str, content: &Value) {
+    let _ = write!(text, "event: {name}\ndata: {content}\n\n");
 }

@@ -1,4 +1,5 @@
-//! /health, /metrics, /version: how the server is. Nothing here waits or uses the threads of text.
+//! /health, /ready, /metrics, /version: how the server is. Nothing here waits or uses the threads
+//! of text.
 
 use std::sync::Arc;
 
@@ -26,9 +27,26 @@ pub(crate) async fn health(State(served): State<Arc<Served>>) -> Response {
     }
 }
 
+/// GET /ready: 200 when a request that comes now would be taken, else 503: beside what `/health`
+/// looks at, the queue has room.
+pub(crate) async fn ready(State(served): State<Arc<Served>>) -> Response {
+    if served.app.handle.health() != Health::Ok {
+        return health(State(served)).await;
+    }
+    match served.check_open() {
+        Ok(()) => Json(json!({"status": "ok"})).into_response(),
+        Err(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"status": "full"}))).into_response()
+        }
+    }
+}
+
 /// GET /metrics.
 pub(crate) async fn metrics(State(served): State<Arc<Served>>) -> Response {
-    let page = served.metrics.page(&served.app.handle.gauges(), &served.app.model.cache);
+    let mut page = served.metrics.page(&served.app.handle.gauges(), &served.app.model.cache);
+    if let Some(traces) = &served.app.traces {
+        served.metrics.lost_traces(&mut page, traces.lost());
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }
 

@@ -5,12 +5,15 @@ use std::time::Instant;
 
 use kvant_engine::Usage;
 
+use crate::context::{self, RequestContext, SequenceTimes};
 use crate::metrics::Metrics;
+use crate::patience::Late;
 
 /// Runs from a request's arrival to the end of one of its sequences.
 #[derive(Debug)]
 pub(crate) struct Stopwatch {
     metrics: Arc<Metrics>,
+    context: Option<Arc<RequestContext>>,
     arrived: Instant,
     prompt_tokens: usize,
     output_tokens: u32,
@@ -23,7 +26,8 @@ impl Stopwatch {
     pub(crate) fn new(metrics: Arc<Metrics>, arrived: Instant, prompt_tokens: usize) -> Self {
         metrics.came();
         let (output_tokens, first, over) = (0, None, false);
-        Self { metrics, arrived, prompt_tokens, output_tokens, first, last: arrived, over }
+        let context = context::current();
+        Self { metrics, context, arrived, prompt_tokens, output_tokens, first, last: arrived, over }
     }
 
     /// A token has come.
@@ -42,8 +46,7 @@ impl Stopwatch {
 
     /// It ended as it should. The engine tells its times unless a stop string ended it.
     pub(crate) fn finished(&mut self, reason: &'static str, usage: Option<&Usage>) {
-        self.over = true;
-        self.metrics.ended(reason);
+        self.ended(reason, usage);
         let times = &self.metrics.times;
         let now = Instant::now();
         times.whole.observe(now.duration_since(self.arrived).as_secs_f64());
@@ -64,8 +67,37 @@ impl Stopwatch {
 
     /// The engine could not finish it.
     pub(crate) fn failed(&mut self) {
+        self.ended("error", None);
+    }
+
+    /// Its client has not read it.
+    pub(crate) fn unread(&mut self) {
+        self.metrics.counts.slow_readers.add();
+        self.ended("abort", None);
+    }
+
+    /// Its time is over.
+    pub(crate) fn late(&mut self, late: Late) {
+        match late {
+            Late::Queue(_) => self.metrics.counts.queue_timeouts.add(),
+            Late::Whole(_) => self.metrics.counts.run_timeouts.add(),
+        }
+        self.ended("abort", None);
+    }
+
+    fn ended(&mut self, reason: &'static str, usage: Option<&Usage>) {
         self.over = true;
-        self.metrics.ended("error");
+        self.metrics.ended(reason);
+        if let Some(context) = &self.context {
+            context.took(SequenceTimes {
+                prompt_tokens: self.prompt_tokens,
+                output_tokens: usage.map_or(self.output_tokens, |usage| usage.output_tokens),
+                reason,
+                queued: usage.map(|usage| usage.queued),
+                prefill: usage.map(|usage| usage.prefill),
+                decode: usage.map(|usage| usage.decode),
+            });
+        }
     }
 }
 
@@ -74,7 +106,7 @@ impl Drop for Stopwatch {
     fn drop(&mut self) {
         self.metrics.left();
         if !self.over {
-            self.metrics.ended("abort");
+            self.ended("abort", None);
         }
     }
 }

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvant_engine::{GenerateRequest, Rejected, StopRules};
+use kvant_engine::{Constraint, GenerateRequest, Rejected, StopRules};
+use kvant_text::Grammar;
 
 use crate::error::ApiError;
+use crate::guide;
 use crate::order::{Dialect, Order};
-use crate::sequence::{Echo, Rules, Sequence, Sequences};
+use crate::sampling::Sampling;
+use crate::sequence::{Echo, Rules, Sequence};
+use crate::sequences::Sequences;
 use crate::served::Served;
 use crate::stopwatch::Stopwatch;
 
@@ -18,17 +22,18 @@ const TEXT_TOKENS: usize = 16;
 pub(crate) fn submit(
     served: &Served,
     order: &Order,
+    grammar: Option<&Grammar>,
     arrived: Instant,
 ) -> Result<Sequences, ApiError> {
     check_queue(served, order)?;
-    let requests = requests(served, order)?;
+    let requests = requests(served, order, grammar)?;
     let mut streams = Vec::with_capacity(requests.len());
     for request in requests {
         let stream = served.app.handle.submit(request);
         streams.push(stream.map_err(|rejected| served.rejected(rejected))?);
     }
     let rules = Arc::new(rules(served, order));
-    let prompts = order.prompts.iter().flat_map(|prompt| vec![prompt; order.sampling.n]);
+    let prompts = order.prompts.iter().flat_map(|prompt| vec![prompt; order.sampling.best_of]);
     let sequences = streams.into_iter().zip(prompts).map(|(stream, prompt)| {
         let watch = Stopwatch::new(served.metrics.clone(), arrived, prompt.tokens.len());
         let echo = order.reply.echo.then(|| Echo {
@@ -37,6 +42,7 @@ pub(crate) fn submit(
             }),
             tokens: prompt.tokens.clone(),
             scores: Vec::new(),
+            top: order.sampling.params.logprobs.unwrap_or(0) as usize,
         });
         Sequence::new(stream, rules.clone(), echo, watch)
     });
@@ -46,15 +52,19 @@ pub(crate) fn submit(
 /// Refuses what would find the queue too full at any time: it is not worth trying again.
 fn check_queue(served: &Served, order: &Order) -> Result<(), ApiError> {
     let limits = served.app.handle.limits();
-    let n = order.sampling.n;
-    let sequences = order.prompts.len() * n;
-    let param = if n > 1 { "n" } else { prompt_field(order.dialect) };
+    let Sampling { n, best_of, .. } = order.sampling;
+    let sequences = order.prompts.len() * best_of;
+    let param = match best_of {
+        1 => prompt_field(order.dialect),
+        _ if best_of > n => "best_of",
+        _ => "n",
+    };
     if sequences > limits.waiting_requests {
         let most = limits.waiting_requests;
         let message = format!("{sequences} sequences are asked for, this server queues {most}");
         return Err(ApiError::value(param, message));
     }
-    let tokens = order.prompt_tokens() * n;
+    let tokens = order.prompt_tokens() * best_of;
     if sequences > 1 && tokens > limits.waiting_tokens {
         let most = limits.waiting_tokens;
         let message = format!("the prompts have {tokens} tokens, this server queues {most}");
@@ -70,19 +80,37 @@ fn prompt_field(dialect: Dialect) -> &'static str {
     }
 }
 
-fn requests(served: &Served, order: &Order) -> Result<Vec<GenerateRequest>, ApiError> {
-    let scores = order.sampling.params.logprobs.filter(|_| order.reply.echo);
+fn requests(
+    served: &Served,
+    order: &Order,
+    grammar: Option<&Grammar>,
+) -> Result<Vec<GenerateRequest>, ApiError> {
+    let echoed = order.sampling.params.logprobs.filter(|_| order.reply.echo);
+    let asked = order.sampling.prompt_logprobs;
     let mut requests = Vec::new();
     for prompt in &order.prompts {
         let stop = stop_rules(served, order, prompt.tokens.len())?;
-        requests.extend(order.sampling.seeded().map(|params| GenerateRequest {
+        let params = order.sampling.seeded().enumerate();
+        requests.extend(params.map(|(index, params)| GenerateRequest {
             prompt: prompt.tokens.clone(),
             sampling: Arc::new(params),
             stop: stop.clone(),
-            prompt_logprobs: scores,
+            // The prompt of all answers is the same; the first one's tells of it.
+            prompt_logprobs: echoed.max(asked.filter(|_| index == 0)),
+            constraint: constraint(order, grammar),
+            pooling: None,
         }));
     }
     Ok(requests)
+}
+
+/// What one answer must be like, its thoughts left alone.
+fn constraint(order: &Order, grammar: Option<&Grammar>) -> Option<Box<dyn Constraint>> {
+    let own = grammar.map(guide::constraint);
+    match &order.thinking {
+        Some(thinking) => thinking.constraint(own),
+        None => own,
+    }
 }
 
 fn stop_rules(served: &Served, order: &Order, prompt: usize) -> Result<StopRules, ApiError> {
@@ -121,7 +149,10 @@ fn rules(served: &Served, order: &Order) -> Rules {
         stop_tokens: stops.tokens.clone(),
         min_tokens: stops.min_tokens,
         skip_special: order.reply.skip_special,
+        shown: served.style.shown.clone(),
+        answer: order.answer.clone(),
         prompt_only: stops.max_tokens == Some(0),
         scores: order.sampling.params.logprobs.is_some(),
+        prompt_scores: order.sampling.prompt_logprobs.is_some(),
     }
 }

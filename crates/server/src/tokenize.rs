@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::body;
 use crate::error::ApiError;
 use crate::json::{Fields, token_id};
-use crate::order;
+use crate::render;
 use crate::served::Served;
 
 /// A text as tokens.
@@ -41,7 +41,7 @@ fn tokens(served: &Served, body: &[u8]) -> Result<Tokenized, ApiError> {
             let tokens = served.app.tokenizer.encode(&text, special);
             tokens.map_err(|error| ApiError::value("prompt", error.to_string()))?
         }
-        None if fields.has("messages") => order::chat_prompt(served, &mut fields)?.tokens.to_vec(),
+        None if fields.has("messages") => render::chat(served, &mut fields)?.prompt.tokens.to_vec(),
         None => return Err(ApiError::missing("prompt")),
     };
     let name = |token: &u32| {

@@ -2,9 +2,12 @@
 
 use kvant_engine::Limits;
 use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::ids;
 use crate::order::{Dialect, Order, Prompt, Reply};
+use crate::sampling::Sampling;
+use crate::sequences::Sequences;
 
 /// Which build answers with which numbers.
 pub(crate) const FINGERPRINT: &str = concat!("kvant-", env!("CARGO_PKG_VERSION"));
@@ -17,6 +20,7 @@ const FLOOR: f32 = -9999.0;
 pub(crate) struct Head {
     pub(crate) dialect: Dialect,
     pub(crate) reply: Reply,
+    pub(crate) sampling: Sampling,
     id: String,
     created: u64,
     model: String,
@@ -38,6 +42,8 @@ struct Envelope<'a, C> {
     usage: Tally,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<PromptIds<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Value>,
 }
 
 /// One prompt's tokens, or a list for each of several.
@@ -62,24 +68,24 @@ pub(crate) enum Tally {
 /// Token counts.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Usage {
-    prompt_tokens: usize,
-    completion_tokens: usize,
-    total_tokens: usize,
-    prompt_tokens_details: PromptDetails,
-    completion_tokens_details: CompletionDetails,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) completion_tokens: usize,
+    pub(crate) total_tokens: usize,
+    pub(crate) prompt_tokens_details: PromptDetails,
+    pub(crate) completion_tokens_details: CompletionDetails,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct PromptDetails {
-    cached_tokens: usize,
+pub(crate) struct PromptDetails {
+    pub(crate) cached_tokens: usize,
     /// Read packed before the prompt was complete; absent if there were none.
     #[serde(skip_serializing_if = "Option::is_none")]
     early_converted_tokens: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-struct CompletionDetails {
-    reasoning_tokens: usize,
+pub(crate) struct CompletionDetails {
+    pub(crate) reasoning_tokens: usize,
 }
 
 impl Head {
@@ -94,14 +100,26 @@ impl Head {
             model: model.to_owned(),
             dialect: order.dialect,
             reply: order.reply,
+            sampling: order.sampling.clone(),
             prompt_tokens: order.prompt_tokens(),
             early_tokens: order.early_tokens(limits),
             prompts: order.prompts,
         }
     }
 
-    /// Usage after so many generated tokens.
-    pub(crate) fn usage(&self, output_tokens: usize) -> Usage {
+    /// Tokens of all prompts.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    /// The model's name.
+    pub(crate) fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Usage after what was generated so far.
+    pub(crate) fn usage(&self, sequences: &Sequences) -> Usage {
+        let output_tokens = sequences.output_tokens();
         Usage {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: output_tokens,
@@ -110,12 +128,34 @@ impl Head {
                 cached_tokens: 0,
                 early_converted_tokens: (self.early_tokens > 0).then_some(self.early_tokens),
             },
-            completion_tokens_details: CompletionDetails { reasoning_tokens: 0 },
+            completion_tokens_details: CompletionDetails {
+                reasoning_tokens: sequences.reasoning_tokens(),
+            },
         }
     }
 
-    /// A whole answer, or with `first` the first chunk, as JSON.
+    /// A chunk of an answer, or with `first` the first one, as JSON.
     pub(crate) fn json<C: Serialize>(&self, choices: Vec<C>, usage: Tally, first: bool) -> String {
+        self.json_with(choices, usage, first, None)
+    }
+
+    /// A whole answer as JSON.
+    pub(crate) fn whole<C: Serialize>(
+        &self,
+        choices: Vec<C>,
+        usage: Usage,
+        prompt_logprobs: Option<Value>,
+    ) -> String {
+        self.json_with(choices, Tally::Of(usage), true, prompt_logprobs)
+    }
+
+    fn json_with<C: Serialize>(
+        &self,
+        choices: Vec<C>,
+        usage: Tally,
+        first: bool,
+        prompt_logprobs: Option<Value>,
+    ) -> String {
         let object = match (self.dialect, self.reply.stream) {
             (Dialect::Chat, None) => "chat.completion",
             (Dialect::Chat, Some(_)) => "chat.completion.chunk",
@@ -134,6 +174,7 @@ impl Head {
             choices,
             usage,
             prompt_token_ids: (first && self.reply.token_ids).then(ids),
+            prompt_logprobs,
         };
         serde_json::to_string(&envelope).expect("every key is a string")
     }

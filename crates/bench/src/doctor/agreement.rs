@@ -60,6 +60,8 @@ pub fn sample_requests(
                 stop_tokens: Vec::new(),
             },
             prompt_logprobs: None,
+            constraint: None,
+            pooling: None,
         }
     };
     (0..count).map(|number| (5 * number, request(number))).collect()

@@ -4,6 +4,7 @@
 mod replay;
 mod sample;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Error, Result as TensorResult, Tensor};
@@ -12,7 +13,7 @@ use kvant_kv_cache::{Chunk, Conversions, DeviceAttention, DeviceStore, PageId, R
 use kvant_models::{Attend, Decoder, LayerSpec, Workspace};
 
 use super::attend::row_of;
-use super::{LOGIT_ROWS, RunError, Runner, Sampling, Tokens, results, sampled_rows};
+use super::{LOGIT_ROWS, RunError, Runner, Sampling, Tokens, pool, results, sampled_rows};
 use crate::heartbeat::Heartbeat;
 use crate::request::{SeqId, TokenLogprob};
 use crate::sampler::{self, Choice};
@@ -169,6 +170,13 @@ impl DeviceRunner {
         Ok(results)
     }
 
+    /// Sum of the hidden states of some tokens of the last step, on the host.
+    fn hidden_sum(&self, rows: Range<usize>) -> Result<Vec<f32>, RunError> {
+        let hidden = self.workspace.hidden().expect("a step was computed");
+        let rows = hidden.narrow(0, rows.start, rows.len())?.flatten_all()?.to_vec1::<f32>()?;
+        Ok(super::sum(&rows, self.decoder.spec().hidden))
+    }
+
     fn prompt_scores(
         &mut self,
         first: usize,
@@ -193,10 +201,12 @@ impl Runner for DeviceRunner {
             // A step ends when it has been computed, for whoever measures it.
             self.gpu.synchronize()?;
         }
-        results(step, (&rows, choices), |first, asked| {
+        let mut sampled = results(step, (&rows, choices), |first, asked| {
             alive.beat();
             self.prompt_scores(first, asked)
-        })
+        })?;
+        pool(step, &mut sampled, |rows| self.hidden_sum(rows))?;
+        Ok(sampled)
     }
 
     fn forget(&mut self, seq: SeqId) {

@@ -112,6 +112,7 @@ fn chunks(
             tokens: tokens.to_vec(),
             place: place.clone(),
             prompt_logprobs: None,
+            pooling: None,
             sample: None,
         };
         seat.forward(&Step { decode: Vec::new(), prefill: vec![chunk] })?;

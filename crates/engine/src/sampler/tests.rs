@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::constraint::TokenMask;
 use crate::request::SamplingParams;
 
 fn row(params: SamplingParams) -> SampleRow {
@@ -12,6 +13,7 @@ fn row(params: SamplingParams) -> SampleRow {
         forbidden: Vec::new(),
         prompt: Arc::from([]),
         output: Vec::new(),
+        allowed: None,
     }
 }
 
@@ -202,4 +204,38 @@ fn log_probabilities_are_of_the_model_not_of_the_rules() {
     assert_eq!(score(&logits, 0, 2), logprob);
     assert_eq!(score(&logits, 2, 0).top, []);
     assert_eq!(score(&logits, 2, 99).top.len(), 3);
+}
+
+#[test]
+fn only_allowed_tokens_are_drawn_and_scores_stay_the_models_own() {
+    let logits: Vec<f32> = (0..100).map(|token| ((token * 37) % 100) as f32 * 0.1).collect();
+    let mut allowed = TokenMask::default();
+    let set = [3, 40, 41, 77];
+    for token in set {
+        allowed.insert(token);
+    }
+    for temperature in [0.0, 0.7, 2.0] {
+        for index in 0..50 {
+            let params = SamplingParams {
+                temperature,
+                top_k: (index % 3 == 0).then_some(2),
+                top_p: if index % 2 == 0 { 0.8 } else { 1.0 },
+                repetition_penalty: 1.3,
+                logprobs: Some(3),
+                ..SamplingParams::default()
+            };
+            let free = row(params.clone());
+            let bound = SampleRow { allowed: Some(allowed.clone()), index, ..row(params) };
+            let (token, score) = sample(&mut logits.clone(), &bound).unwrap();
+            assert!(set.contains(&token), "{token}");
+            let (_, expected) = sample(&mut logits.clone(), &free).unwrap();
+            let (score, expected) = (score.unwrap(), expected.unwrap());
+            assert_eq!(score.top, expected.top);
+            assert_eq!(score.logprob, super::score(&logits, token, 0).logprob);
+        }
+    }
+    let none = SampleRow { allowed: Some(TokenMask::default()), ..row(greedy_params()) };
+    assert_eq!(choose(&logits, &none), None);
+    let drawn = SampleRow { allowed: Some(TokenMask::default()), ..row(SamplingParams::default()) };
+    assert_eq!(choose(&logits, &drawn), None);
 }

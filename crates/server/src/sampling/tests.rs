@@ -40,7 +40,8 @@ fn each_bound_holds_at_the_limit_and_not_one_past() {
         ("stop_token_ids", vec!["[]", "[0, 99]"], vec!["[100]", "[-1]", "7", "[\"a\"]"]),
         ("stop", vec!["\"x\"", "[]", "[\"a\", \"b\"]"], vec!["\"\"", "[\"\"]", "3", "[1]"]),
         ("ignore_eos", vec!["true", "false"], vec!["1", "\"true\""]),
-        ("best_of", vec!["1"], vec!["2", "0"]),
+        ("best_of", vec!["1", "128"], vec!["0", "129"]),
+        ("prompt_logprobs", vec!["0", "20"], vec!["-1", "21"]),
     ] {
         for value in inside {
             let body = format!("{{\"{name}\": {value}}}");

@@ -89,7 +89,7 @@ pub(crate) fn read_until(stream: &mut BufReader<TcpStream>, start: &str) -> Stri
 }
 
 /// One answer of a connection.
-pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Answer {
+pub(crate) fn read<S: Read>(stream: &mut BufReader<S>) -> Answer {
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
     let status = line.split(' ').nth(1).unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
@@ -104,7 +104,7 @@ pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Answer {
     if let Some(length) = answer.header("content-length") {
         answer.body = vec![0; length.parse().unwrap()];
         stream.read_exact(&mut answer.body).unwrap();
-    } else {
+    } else if !matches!(status, 204 | 304) {
         while let Some(chunk) = read_chunk(stream) {
             answer.body.extend(chunk);
         }
@@ -113,7 +113,7 @@ pub(crate) fn read(stream: &mut BufReader<TcpStream>) -> Answer {
 }
 
 /// A chunk of the chunked encoding; `None` at the end.
-fn read_chunk(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
+fn read_chunk<S: Read>(stream: &mut BufReader<S>) -> Option<Vec<u8>> {
     let mut line = String::new();
     stream.read_line(&mut line).unwrap();
     let length = usize::from_str_radix(line.trim_end(), 16).unwrap_or_else(|_| panic!("{line:?}"));

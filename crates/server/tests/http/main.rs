@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
+mod access;
 mod client;
 mod endpoints;
 mod errors;
 mod leaving;
+mod page;
 mod scores;
 mod script;
 mod server;
 mod streams;
+mod time;
+mod tools;
 mod trouble;
 mod whole;

@@ -39,7 +39,13 @@ impl Runner for Scripted {
         let mut sampled: Vec<Sampled> = rows.collect();
         for chunk in &step.prefill {
             script.prompt_tokens.fetch_add(chunk.tokens.len() as u64, SeqCst);
-            let none = Sampled { seq: chunk.seq, prompt: Vec::new(), token: None, logprob: None };
+            let none = Sampled {
+                seq: chunk.seq,
+                prompt: Vec::new(),
+                token: None,
+                logprob: None,
+                pooled: None,
+            };
             let sample = chunk.sample.as_ref();
             let mut one = sample.map_or(none, |sample| choose(chunk.seq, sample));
             if let Some(asked) = &chunk.prompt_logprobs {
@@ -61,12 +67,16 @@ pub(crate) const BROKEN: u32 = 2000;
 fn choose(seq: SeqId, row: &SampleRow) -> Sampled {
     let places = (0..row.prompt.len()).map(|skip| (row.index as usize + skip) % row.prompt.len());
     let mut tokens = places.map(|place| row.prompt[place]);
-    let token = tokens.find(|token| !row.forbidden.contains(token)).unwrap_or(3);
+    let may = |token: &u32| {
+        let allowed = row.allowed.as_ref().is_none_or(|allowed| allowed.contains(*token));
+        allowed && !row.forbidden.contains(token)
+    };
+    let token = tokens.find(may).or_else(|| (0..2048).find(may)).unwrap_or(3);
     if row.prompt[0] == BROKEN && row.index > 0 {
-        return Sampled { seq, prompt: Vec::new(), token: None, logprob: None };
+        return Sampled { seq, prompt: Vec::new(), token: None, logprob: None, pooled: None };
     }
     let logprob = row.params.logprobs.map(|top| score(token, top));
-    Sampled { seq, prompt: Vec::new(), token: Some(token), logprob }
+    Sampled { seq, prompt: Vec::new(), token: Some(token), logprob, pooled: None }
 }
 
 /// The chosen token is the likeliest; the last alternative is impossible.

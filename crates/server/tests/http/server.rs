@@ -2,10 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use kvant_engine::{Engine, EngineOptions, Gauges, Handle};
-use kvant_server::{App, CacheCard, ModelCard, ServerOptions};
+use kvant_server::{
+    App, CacheCard, ChatOptions, EmbeddingCard, Listening, MemoryCard, ModelCard, ServerOptions,
+};
 use kvant_text::{ChatTemplate, TemplateTokens, Tokenizer};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
@@ -25,8 +28,8 @@ pub(crate) const EOS: u32 = 2;
 /// Requests that may wait.
 pub(crate) const WAITING: usize = 8;
 
-const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' %}\
-    {{ raise_exception('no tools here') }}{% endif %}{{ m.content }}{% endfor %}";
+const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'assistant' %}\
+    {{ raise_exception('no answers here') }}{% endif %}{{ m.content }}{% endfor %}";
 
 /// A started server; dropping it ends it.
 pub(crate) struct Server {
@@ -35,7 +38,7 @@ pub(crate) struct Server {
     pub(crate) script: Arc<Script>,
     pub(crate) tokenizer: Arc<Tokenizer>,
     stop: Arc<Notify>,
-    pub(crate) serving: JoinHandle<std::io::Result<()>>,
+    pub(crate) serving: JoinHandle<()>,
     /// Ends with the server.
     _runtime: Runtime,
 }
@@ -56,6 +59,31 @@ impl Server {
         change: impl FnOnce(&mut EngineOptions, &mut ServerOptions),
         adapt: impl FnOnce(&mut App),
     ) -> Self {
+        let bound = async || {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            (listener.local_addr().unwrap().to_string(), Listening::Tcp(listener))
+        };
+        Self::listening(bound, change, adapt)
+    }
+
+    /// On a unix socket, whose buffers are small and of a fixed size.
+    #[cfg(unix)]
+    pub(crate) fn on_socket(change: impl FnOnce(&mut EngineOptions, &mut ServerOptions)) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, SeqCst));
+        let path = std::env::temp_dir().join(format!("kvant-test-{name}.sock"));
+        let bound = async || {
+            let listener = tokio::net::UnixListener::bind(&path).unwrap();
+            (path.to_str().unwrap().to_owned(), Listening::Unix(listener))
+        };
+        Self::listening(bound, change, |_| {})
+    }
+
+    fn listening(
+        bound: impl AsyncFnOnce() -> (String, Listening),
+        change: impl FnOnce(&mut EngineOptions, &mut ServerOptions),
+        adapt: impl FnOnce(&mut App),
+    ) -> Self {
         let mut engine = EngineOptions {
             sequences: 4,
             step_tokens: 64,
@@ -65,6 +93,7 @@ impl Server {
             cache_pages: 64,
             staging_tokens: 1024,
             vocab: 2048,
+            unread_tokens: 1024,
             stall: Duration::from_mins(1),
         };
         let mut options = ServerOptions::default();
@@ -81,18 +110,24 @@ impl Server {
                 created: 1_700_000_000,
                 max_model_len: CONTEXT,
                 eos_tokens: vec![EOS],
+                device: "cpu".to_owned(),
+                memory: MemoryCard::default(),
+                embedding: EmbeddingCard { width: 4, ..EmbeddingCard::default() },
                 cache: CacheCard { bytes_per_token: 96, bits_per_element: 6.5, layers: Vec::new() },
             },
             handle: handle.clone(),
             tokenizer: tokenizer.clone(),
             template: Some(Arc::new(template)),
             options,
+            chat: ChatOptions::default(),
+            access: Arc::default(),
+            origins: Vec::new(),
+            tls: None,
+            traces: None,
         };
         adapt(&mut app);
         let runtime = Runtime::new().unwrap();
-        let bound = tokio::net::TcpListener::bind("127.0.0.1:0");
-        let listener = runtime.block_on(bound).unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let (address, listener) = runtime.block_on(bound());
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();
         let shutdown = async move { stopped.notified().await };
@@ -119,7 +154,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // Lets the engine's thread go on, so that it can end.
-        self.script.hold.store(false, std::sync::atomic::Ordering::SeqCst);
+        self.script.hold.store(false, SeqCst);
         self.serving.abort();
+        // Where it listened on a path.
+        let _ = std::fs::remove_file(&self.address);
     }
 }

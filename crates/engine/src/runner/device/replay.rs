@@ -59,7 +59,7 @@ impl Kept {
         self.replayed
     }
 
-    /// Rows to which a step is filled up; `None` if it is not of decoding alone, or large.
+    /// Rows to which a step is filled up; `None` if it is not of decoding alone, or is large.
     pub(super) fn filled(&self, step: &Step) -> Option<usize> {
         let plain = step.prefill.is_empty()
             && step.decode.iter().all(|row| row.tokens.len() == 1 && row.sample.is_some());

@@ -39,7 +39,10 @@ pub(super) struct DeviceSampler {
 pub(super) fn on_device(row: &SampleRow) -> bool {
     let params = &row.params;
     let plain = params.logit_bias.is_empty() && row.forbidden.is_empty();
-    plain && !params.has_penalty() && params.logprobs.is_none_or(|top| top == 0)
+    plain
+        && row.allowed.is_none()
+        && !params.has_penalty()
+        && params.logprobs.is_none_or(|top| top == 0)
 }
 
 impl DeviceSampler {

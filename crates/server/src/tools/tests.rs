@@ -1,0 +1,113 @@
+//! Tests of tools in requests: what is taken, and each wrong thing by name.
+
+use serde_json::json;
+
+use super::*;
+
+fn tool(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
+}
+
+fn read(body: &Value) -> Result<Option<Tools>, ApiError> {
+    let limits = ToolLimits { count: 3, bytes: 1000 };
+    Tools::read(&mut Fields::parse(body.to_string().as_bytes()).unwrap(), &limits)
+}
+
+#[test]
+fn choices_say_what_may_be_called() {
+    let named = json!({"type": "function", "function": {"name": "b"}});
+    for (choice, many, expected) in [
+        (json!(null), json!(null), Some((Choice::Auto, true))),
+        (json!("auto"), json!(false), Some((Choice::Auto, false))),
+        (json!("none"), json!(true), None),
+        (json!("required"), json!(true), Some((Choice::Required, true))),
+        (json!("required"), json!(false), Some((Choice::Required, false))),
+        (named, json!(true), Some((Choice::Named("b".to_owned()), false))),
+    ] {
+        let found = read(&json!({
+            "tools": [tool("a"), tool("b")], "tool_choice": choice, "parallel_tool_calls": many,
+        }));
+        let found = found.unwrap().map(|tools| (tools.choice, tools.many));
+        assert_eq!(found, expected, "{choice}");
+    }
+    for body in [json!({}), json!({"tools": []}), json!({"tools": null, "tool_choice": "auto"})] {
+        assert!(read(&body).unwrap().is_none(), "{body}");
+    }
+}
+
+#[test]
+fn each_wrong_thing_is_named() {
+    let function = |function: Value| json!({"tools": [{"type": "function", "function": function}]});
+    let chosen = |choice: Value| json!({"tools": [tool("a")], "tool_choice": choice});
+    let long = "a".repeat(65);
+    for (body, param) in [
+        (json!({"tools": "a"}), "tools"),
+        (json!({"tools": [1]}), "tools[0]"),
+        (json!({"tools": [{}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "custom", "custom": {"name": "a"}}]}), "tools[0].type"),
+        (json!({"tools": [{"type": 1}]}), "tools[0].type"),
+        (json!({"tools": [tool("a"), {"type": "function"}]}), "tools[1].function"),
+        (function(json!("a")), "tools[0].function"),
+        (function(json!({})), "tools[0].function.name"),
+        (function(json!({"name": 1})), "tools[0].function.name"),
+        (function(json!({"name": ""})), "tools[0].function.name"),
+        (function(json!({"name": "a b"})), "tools[0].function.name"),
+        (function(json!({"name": "é"})), "tools[0].function.name"),
+        (function(json!({"name": long})), "tools[0].function.name"),
+        (function(json!({"name": "a", "description": 1})), "tools[0].function.description"),
+        (function(json!({"name": "a", "strict": 1})), "tools[0].function.strict"),
+        (function(json!({"name": "a", "parameters": []})), "tools[0].function.parameters"),
+        (
+            function(json!({"name": "a", "parameters": {"type": "array"}})),
+            "tools[0].function.parameters.type",
+        ),
+        (json!({"tools": [tool("a"), tool("a")]}), "tools[1].function.name"),
+        (json!({"tools": [tool("a"), tool("b"), tool("c"), tool("d")]}), "tools"),
+        (json!({"tools": [tool("a")], "parallel_tool_calls": 1}), "parallel_tool_calls"),
+        (chosen(json!("maybe")), "tool_choice"),
+        (chosen(json!(1)), "tool_choice"),
+        (chosen(json!({})), "tool_choice.type"),
+        (chosen(json!({"type": "allowed_tools"})), "tool_choice.type"),
+        (chosen(json!({"type": "function"})), "tool_choice.function"),
+        (chosen(json!({"type": "function", "function": {}})), "tool_choice.function.name"),
+        (
+            chosen(json!({"type": "function", "function": {"name": "b"}})),
+            "tool_choice.function.name",
+        ),
+        (json!({"tool_choice": "required"}), "tool_choice"),
+    ] {
+        let error = read(&body).expect_err(param);
+        assert_eq!((error.status.as_u16(), error.param.as_deref()), (400, Some(param)), "{body}");
+        assert!(error.to_string().contains(param), "{error}");
+    }
+}
+
+#[test]
+fn names_and_sizes_are_taken_up_to_their_limits() {
+    assert!(read(&json!({"tools": [tool(&"a".repeat(64))]})).unwrap().is_some());
+    assert!(read(&json!({"tools": [tool("a"), tool("b-_9"), tool("c")]})).unwrap().is_some());
+    let described = |bytes: usize| {
+        let tool = |text: &str| {
+            let function = json!({"name": "a", "description": text});
+            json!({"type": "function", "function": function})
+        };
+        let rest = bytes - tool("").to_string().len();
+        json!({"tools": [tool(&"x".repeat(rest))]})
+    };
+    assert!(read(&described(1000)).unwrap().is_some());
+    assert_eq!(read(&described(1001)).unwrap_err().param.as_deref(), Some("tools"));
+}
+
+#[test]
+fn a_grammar_is_of_the_tools_that_must_be_called() {
+    let named = json!({"type": "function", "function": {"name": "b"}});
+    let grammar = |choice: Value| {
+        let body = json!({"tools": [tool("a"), tool("b")], "tool_choice": choice});
+        read(&body).unwrap().unwrap().grammar(ToolFamily::Hermes, &|_| None)
+    };
+    assert_eq!(grammar(json!("auto")), None);
+    let one = grammar(named).unwrap();
+    assert!(one.contains("\\\"b\"") && !one.contains("\\\"a\""), "{one}");
+    let all = grammar(json!("required")).unwrap();
+    assert!(all.contains("call_0 | call_1") && all.contains("block)*"), "{all}");
+}
