@@ -46,10 +46,19 @@ impl OnMetal {
     }
 }
 
+/// Metal copies whole words; an odd number of halves gets one more.
 fn uploaded(gpu: &Gpu, bytes: &[u8]) -> GpuBuffer {
-    let buffer = gpu.alloc(bytes.len()).unwrap();
-    gpu.write(&buffer, 0, bytes).unwrap();
+    let mut words = bytes.to_vec();
+    words.resize(bytes.len().next_multiple_of(4), 0);
+    let buffer = gpu.alloc(words.len()).unwrap();
+    gpu.write(&buffer, 0, &words).unwrap();
     buffer
+}
+
+fn downloaded(gpu: &Gpu, memory: &GpuBuffer, size: usize) -> Vec<u8> {
+    let mut bytes = gpu.read(memory, 0..memory.bytes()).unwrap();
+    bytes.truncate(size);
+    bytes
 }
 
 impl Machine for OnMetal {
@@ -63,7 +72,7 @@ impl Machine for OnMetal {
         let gpu = &DEVICE.1;
         let put = |buffer: &Buffer<'_>| match buffer {
             Buffer::Input(bytes) | Buffer::Changed(bytes) => uploaded(gpu, bytes),
-            Buffer::Zeroed(size) => gpu.alloc(*size).unwrap(),
+            Buffer::Zeroed(size) => gpu.alloc(size.next_multiple_of(4)).unwrap(),
             Buffer::Output(size) => uploaded(gpu, &vec![0xFF_u8; *size]),
         };
         let on_gpu: Vec<GpuBuffer> = buffers.iter().map(put).collect();
@@ -76,9 +85,12 @@ impl Machine for OnMetal {
         gpu.launch((program, kernel), grid, &args, params).unwrap();
         gpu.synchronize().unwrap();
         covered(check_name(), kernel.name());
-        let outputs = on_gpu.iter().zip(buffers);
-        let outputs = outputs.filter(|(_, buffer)| !matches!(buffer, Buffer::Input(_)));
-        outputs.map(|(memory, _)| gpu.read(memory, 0..memory.bytes()).unwrap()).collect()
+        let read = |(memory, buffer): (&GpuBuffer, &Buffer<'_>)| match buffer {
+            Buffer::Input(_) => None,
+            Buffer::Changed(bytes) => Some(downloaded(gpu, memory, bytes.len())),
+            Buffer::Output(size) | Buffer::Zeroed(size) => Some(downloaded(gpu, memory, *size)),
+        };
+        on_gpu.iter().zip(buffers).filter_map(read).collect()
     }
 }
 
