@@ -1,5 +1,5 @@
 //! The abort matrix: a client that leaves in any phase, streaming or not, with one answer or four,
-//! frees everything within a second.
+//! constrained or not, frees everything within a second.
 
 use std::time::{Duration, Instant};
 
@@ -103,11 +103,34 @@ fn wait(address: &str, what: &str, within: Duration, wanted: impl Fn(&Page) -> b
     }
 }
 
-fn request(tokens: usize, stream: bool, n: usize) -> Vec<u8> {
-    let prompt: Vec<usize> = (0..tokens).map(|at| at * 37 % 2000).collect();
-    let body: Value = json!({"prompt": prompt, "max_tokens": 2048 - tokens, "ignore_eos": true,
-        "stream": stream, "n": n});
-    body.to_string().into_bytes()
+/// How a request asks.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    stream: bool,
+    n: usize,
+    constrained: bool,
+}
+
+impl Manner {
+    const PLAIN: Self = Self { stream: true, n: 1, constrained: false };
+
+    fn all() -> impl Iterator<Item = Self> {
+        (0..8).map(|bits| Self {
+            stream: bits & 1 > 0,
+            n: if bits & 2 > 0 { 4 } else { 1 },
+            constrained: bits & 4 > 0,
+        })
+    }
+
+    fn request(self, tokens: usize) -> Vec<u8> {
+        let prompt: Vec<usize> = (0..tokens).map(|at| at * 37 % 2000).collect();
+        let mut body: Value = json!({"prompt": prompt, "max_tokens": 2048 - tokens,
+            "ignore_eos": true, "stream": self.stream, "n": self.n});
+        if self.constrained {
+            body["guided_regex"] = json!("[a-z ]{3000}");
+        }
+        body.to_string().into_bytes()
+    }
 }
 
 #[test]
@@ -115,17 +138,17 @@ fn whoever_leaves_frees_everything_within_a_second() {
     let later = Duration::from_mins(1);
     let second = Duration::from_secs(1);
     for phase in &PHASES {
-        for (stream, n) in [(false, 1), (true, 1), (false, 4), (true, 4)] {
-            let what = format!("{}, stream: {stream}, n = {n}", phase.name);
+        for manner in Manner::all() {
+            let what = format!("{}, {manner:?}", phase.name);
             let running = Running::start(phase.flags);
             let address = running.address.as_str();
             let first = phase.behind.then(|| {
-                let first = send(address, "POST", TEXT, &request(8, true, 1));
+                let first = send(address, "POST", TEXT, &Manner::PLAIN.request(8));
                 wait(address, &what, later, |page| page.metric("vllm:num_requests_running") > 0.0);
                 first
             });
-            let leaving = send(address, "POST", TEXT, &request(phase.prompt_tokens, stream, n));
-            wait(address, &what, later, |page| (phase.is_there)(page, n as f64));
+            let leaving = send(address, "POST", TEXT, &manner.request(phase.prompt_tokens));
+            wait(address, &what, later, |page| (phase.is_there)(page, manner.n as f64));
             drop(leaving);
             if let Some(first) = first {
                 wait(address, &what, second, |page| {
@@ -137,7 +160,7 @@ fn whoever_leaves_frees_everything_within_a_second() {
             let page = Page::of(address);
             let aborted = "finished_reason=\"abort\"} ";
             let line = page.0.lines().find(|line| line.contains(aborted)).unwrap();
-            let count = n + usize::from(phase.behind);
+            let count = manner.n + usize::from(phase.behind);
             assert!(line.ends_with(&format!("{aborted}{count}")), "{what}: {line}");
         }
     }
