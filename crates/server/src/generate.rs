@@ -45,16 +45,14 @@ async fn answer(
     served.check_open()?;
     let order = served.work(move |served| Order::read(served, dialect, &body)).await?;
     let grammar = guide::compile(&served, order.guide.as_ref()).await?;
-    let mut sequences = submit::submit(&served, &order, grammar.as_deref(), arrived)?;
+    let sequences = submit::submit(&served, &order, grammar.as_deref(), arrived)?;
     let unknown = order.unknown.clone();
     let head = Head::new(order, &served.app.model.id, served.app.handle.limits());
     if head.reply.stream.is_some() {
-        // Until there is something to say, a refusal can still have a status.
-        let begun = sequences.begin(served.app.options.keep_alive).await;
-        begun.map_err(|error| served.public(error))?;
         let words = served.app.tokenizer.clone();
         let told = Box::new(Deltas::new(head, words, sequences.len()));
-        return Ok((unknown, sse::response(Events::new(served, told, sequences))).into_response());
+        let events = Events::begin(served, told, sequences).await?;
+        return Ok((unknown, sse::response(events)).into_response());
     }
     let json = collect(&served, &head, sequences).await?;
     Ok((unknown, [(header::CONTENT_TYPE, "application/json")], json).into_response())

@@ -43,10 +43,7 @@ pub(crate) async fn create(
     let stream = asked.stream;
     let told = Told::new(head, asked);
     if stream {
-        // Until there is something to say, a refusal can still have a status.
-        let begun = sequences.begin(served.app.options.keep_alive).await;
-        begun.map_err(|error| served.public(error))?;
-        let events = Events::new(served, Box::new(told), sequences);
+        let events = Events::begin(served, Box::new(told), sequences).await?;
         return Ok((unknown, sse::response(events)).into_response());
     }
     let piece = generate::first(&served, &mut sequences).await?;

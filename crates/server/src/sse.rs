@@ -64,9 +64,17 @@ pub(crate) fn response(events: Events) -> Response {
 }
 
 impl Events {
-    pub(crate) fn new(served: Arc<Served>, told: Box<dyn Tell>, sequences: Sequences) -> Self {
+    /// Waits for the first piece, for a while: until there is something to say, a refusal can still
+    /// have a status.
+    pub(crate) async fn begin(
+        served: Arc<Served>,
+        told: Box<dyn Tell>,
+        mut sequences: Sequences,
+    ) -> Result<Self, ApiError> {
+        let begun = sequences.begin(served.app.options.keep_alive).await;
+        begun.map_err(|error| served.public(error))?;
         let silence = Box::pin(sleep(served.app.options.keep_alive));
-        Self { served, told, sequences: Some(sequences), begun: false, silence }
+        Ok(Self { served, told, sequences: Some(sequences), begun: false, silence })
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<String>> {
