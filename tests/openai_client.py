@@ -174,7 +174,8 @@ def tools_are_called_as_asked():
 
     named = {"type": "function", "function": {"name": "get_time"}}
     every = ["get_weather", "get_time"]
-    for choice, names in [("required", every), (named, ["get_time"])]:
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}}
+    for choice, names in [("required", every), (named, ["get_time"]), (allowed, ["get_time"])]:
         answer = ask(choice, parallel_tool_calls=False).choices[0]
         assert answer.finish_reason == "tool_calls", answer
         assert answer.message.content is None and len(answer.message.tool_calls) == 1, answer

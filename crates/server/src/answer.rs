@@ -110,6 +110,8 @@ pub(crate) struct Calls {
     pub(crate) family: ToolFamily,
     /// Names of the tools.
     pub(crate) names: Vec<String>,
+    /// Whether other names make no call, however they are marked.
+    pub(crate) only: bool,
     /// Whether there may be more than one call.
     pub(crate) many: bool,
 }
@@ -127,8 +129,10 @@ pub(crate) struct Answer {
 impl Answer {
     pub(crate) fn new(rules: AnswerRules) -> Self {
         let split = rules.reasoning.map(|own| ReasoningSplit::new(own.marks, own.opened));
-        let parser =
-            rules.calls.as_ref().map(|own| ToolParser::new(own.family, own.names.iter().cloned()));
+        let parser = rules.calls.as_ref().map(|own| {
+            let parser = ToolParser::new(own.family, own.names.iter().cloned());
+            if own.only { parser.only_known() } else { parser }
+        });
         Self { split, parser, rules, calls: 0, over: false }
     }
 
@@ -233,7 +237,12 @@ mod tests {
         let marks = ReasoningMarks::named("qwen3").unwrap();
         AnswerRules {
             reasoning: Some(Reasoning { marks, opened: false, told }),
-            calls: Some(Calls { family: ToolFamily::Hermes, names: vec!["f".to_owned()], many }),
+            calls: Some(Calls {
+                family: ToolFamily::Hermes,
+                names: vec!["f".to_owned()],
+                only: false,
+                many,
+            }),
         }
     }
 
@@ -292,7 +301,7 @@ mod tests {
     #[test]
     fn ids_are_what_templates_take() {
         let id = |family| {
-            let calls = Calls { family, names: Vec::new(), many: true };
+            let calls = Calls { family, names: Vec::new(), only: false, many: true };
             let mut answer = Answer::new(AnswerRules { calls: Some(calls), reasoning: None });
             let text = "[TOOL_CALLS]f[ARGS]{}<tool_call>{\"name\": \"f\"}</tool_call>";
             let begun = answer.push(text).into_iter().find_map(|part| match part {

@@ -57,6 +57,7 @@ pub(crate) fn chat(served: &Served, fields: &mut Fields) -> Result<Rendered, Api
     let calls = tools.zip(served.style.family).map(|(tools, family)| Calls {
         family,
         names: tools.names(),
+        only: tools.cut,
         many: tools.many,
     });
     let prompt = Prompt { text: Some(text), tokens };

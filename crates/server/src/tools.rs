@@ -1,5 +1,7 @@
 //! `Tools`: the tools of a request and whether the model may or must call them.
 
+mod choice;
+
 use std::collections::BTreeSet;
 
 use kvant_text::{ToolFamily, ToolShape};
@@ -7,6 +9,9 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::json::{Fields, wrong_type};
+
+use choice::Asked;
+pub(crate) use choice::Choice;
 
 /// Longest name of a tool, characters; OpenAI's.
 const NAME_MAX: usize = 64;
@@ -29,24 +34,13 @@ impl Default for ToolLimits {
 /// Tools that the model is told of; at least one.
 #[derive(Clone, Debug)]
 pub(crate) struct Tools {
-    /// As the request has them.
+    /// As the request has them, without those that may not be called.
     pub(crate) list: Vec<Value>,
     pub(crate) choice: Choice,
+    /// Whether the request has more tools, which may not be called.
+    pub(crate) cut: bool,
     /// Whether several calls are welcome.
     pub(crate) many: bool,
-}
-
-/// What the model is to do with them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// Call or answer.
-    Auto,
-    /// Call one or more.
-    Required,
-    /// Call this one, once.
-    Named(String),
-    /// Answer; the tools are not told.
-    None,
 }
 
 impl Tools {
@@ -54,7 +48,7 @@ impl Tools {
     pub(crate) fn read(fields: &mut Fields, limits: &ToolLimits) -> Result<Option<Self>, ApiError> {
         let many = fields.flag("parallel_tool_calls", true)?;
         let choice = fields.take("tool_choice");
-        let list = fields.list("tools")?.unwrap_or_default();
+        let mut list = fields.list("tools")?.unwrap_or_default();
         if list.len() > limits.count {
             let (found, most) = (list.len(), limits.count);
             let message = format!("tools has {found} entries, at most {most} are taken");
@@ -75,13 +69,18 @@ impl Tools {
             let message = format!("tools has {bytes} bytes as JSON, at most {most} are taken");
             return Err(ApiError::value("tools", message));
         }
-        let choice = match choice {
-            Some(choice) => self::choice(&choice, &names)?,
-            None => Choice::Auto,
+        let asked = match choice {
+            Some(choice) => Asked::read(&choice, &names)?,
+            None => Asked::of(Choice::Auto),
         };
+        let Asked { choice, allowed } = asked;
+        let cut = allowed.is_some();
+        if let Some(allowed) = allowed {
+            list.retain(|tool| name_of(tool).is_some_and(|name| allowed.contains(name)));
+        }
         let called = !list.is_empty() && choice != Choice::None;
         let many = many && !matches!(choice, Choice::Named(_));
-        Ok(called.then_some(Self { list, choice, many }))
+        Ok(called.then_some(Self { list, choice, cut, many }))
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
@@ -176,40 +175,6 @@ fn name<'a>(path: &str, function: &'a Map<String, Value>) -> Result<&'a str, Api
         "{path} is {shown:?}, it must be of 1 to {NAME_MAX} letters, digits, underscores and dashes"
     );
     Err(ApiError::value(path, message))
-}
-
-fn choice(choice: &Value, names: &BTreeSet<&str>) -> Result<Choice, ApiError> {
-    const PATH: &str = "tool_choice";
-    let without = |word: &str| {
-        let message = format!("{PATH} is {word}, but there are no tools; send tools");
-        ApiError::value(PATH, message)
-    };
-    match choice {
-        Value::String(word) => match word.as_str() {
-            "auto" => Ok(Choice::Auto),
-            "none" => Ok(Choice::None),
-            "required" if names.is_empty() => Err(without("required")),
-            "required" => Ok(Choice::Required),
-            _ => {
-                let words = "auto, none, required, or an object that names a function";
-                let message = format!("{PATH} is {choice}, it must be one of: {words}");
-                Err(ApiError::value(PATH, message))
-            }
-        },
-        Value::Object(map) => {
-            function_kind(PATH, map)?;
-            let path = format!("{PATH}.function");
-            let function = map.get("function").ok_or_else(|| ApiError::missing(&path))?;
-            let path = format!("{path}.name");
-            let name = name(&path, object(PATH, function)?)?;
-            if !names.contains(name) {
-                let message = format!("{path} is {name:?}, which is no tool of this request");
-                return Err(ApiError::value(path, message));
-            }
-            Ok(Choice::Named(name.to_owned()))
-        }
-        other => Err(wrong_type(PATH, other, "a string or an object")),
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use crate::error::ApiError;
 use crate::json::{Fields, wrong_type};
 
 /// What chat calls a field, and what it is called here.
-pub(super) const NAMES: [(&str, &str); 6] = [
+pub(super) const NAMES: [(&str, &str); 8] = [
+    ("tool_choice.allowed_tools", "tool_choice"),
+    ("tool_choice.function", "tool_choice"),
     ("messages", "input"),
     ("max_completion_tokens", "max_output_tokens"),
     ("response_format", "text.format"),
@@ -178,15 +180,38 @@ fn tool(path: &str, tool: Value) -> Result<Value, ApiError> {
 fn tool_choice(choice: Value) -> Result<Value, ApiError> {
     match choice {
         Value::String(_) => Ok(choice),
-        Value::Object(mut map) if map.get("type").is_some_and(|kind| kind == "function") => {
-            let name = map.remove("name").unwrap_or_default();
-            Ok(json!({"type": "function", "function": {"name": name}}))
+        Value::Object(map) if map.get("type").is_some_and(|kind| kind == "function") => {
+            Ok(chosen(Value::Object(map)))
+        }
+        Value::Object(mut map) if map.get("type").is_some_and(|kind| kind == "allowed_tools") => {
+            if let Some(Value::Array(tools)) = map.get_mut("tools") {
+                *tools = std::mem::take(tools).into_iter().map(chosen).collect();
+            }
+            let kind = map.remove("type");
+            Ok(json!({"type": kind, "allowed_tools": map}))
         }
         Value::Object(_) => {
-            let message = "tool_choice is served as none, auto, required or a function";
+            let message =
+                "tool_choice is served as none, auto, required, a function or allowed_tools";
             Err(ApiError::unsupported("tool_choice", message))
         }
         other => Err(wrong_type("tool_choice", &other, "a string or an object")),
+    }
+}
+
+/// A tool by name, as chat spells it; what is none stays for chat to refuse.
+fn chosen(tool: Value) -> Value {
+    match tool {
+        Value::Object(mut map) => {
+            let mut chat = Map::new();
+            if let Some(kind) = map.remove("type") {
+                chat.insert("type".to_owned(), kind);
+            }
+            let name = map.remove("name").map(|name| json!({"name": name}));
+            chat.insert("function".to_owned(), name.unwrap_or_else(|| json!({})));
+            Value::Object(chat)
+        }
+        other => other,
     }
 }
 

@@ -8,6 +8,10 @@ fn tool(name: &str) -> Value {
     json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}})
 }
 
+fn by_name(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name}})
+}
+
 fn read(body: &Value) -> Result<Option<Tools>, ApiError> {
     let limits = ToolLimits { count: 3, bytes: 1000 };
     Tools::read(&mut Fields::parse(body.to_string().as_bytes()).unwrap(), &limits)
@@ -36,9 +40,34 @@ fn choices_say_what_may_be_called() {
 }
 
 #[test]
+fn only_allowed_tools_are_told_of() {
+    for (mode, allowed, expected) in [
+        ("auto", vec!["b"], Some((Choice::Auto, vec!["b"]))),
+        ("auto", vec!["c", "a", "c"], Some((Choice::Auto, vec!["a", "c"]))),
+        ("required", vec!["a", "b", "c"], Some((Choice::Required, vec!["a", "b", "c"]))),
+        ("auto", vec![], None),
+    ] {
+        let allowed: Vec<Value> = allowed.into_iter().map(by_name).collect();
+        let choice = json!({"type": "allowed_tools",
+            "allowed_tools": {"mode": mode, "tools": allowed}});
+        let body = json!({"tools": [tool("a"), tool("b"), tool("c")], "tool_choice": choice});
+        let found = read(&body).unwrap();
+        assert!(found.iter().all(|tools| tools.cut && tools.many), "{body}");
+        let grammar = found.as_ref().and_then(|own| own.grammar(ToolFamily::Json, &|_| None));
+        assert_eq!(grammar.is_some(), mode == "required", "{body}");
+        let found = found.map(|tools| (tools.choice.clone(), tools.names()));
+        let expected = expected
+            .map(|(choice, names)| (choice, names.into_iter().map(str::to_owned).collect()));
+        assert_eq!(found, expected, "{body}");
+    }
+    assert!(!read(&json!({"tools": [tool("a")]})).unwrap().unwrap().cut);
+}
+
+#[test]
 fn each_wrong_thing_is_named() {
     let function = |function: Value| json!({"tools": [{"type": "function", "function": function}]});
     let chosen = |choice: Value| json!({"tools": [tool("a")], "tool_choice": choice});
+    let allowed = |inner: Value| chosen(json!({"type": "allowed_tools", "allowed_tools": inner}));
     let long = "a".repeat(65);
     for (body, param) in [
         (json!({"tools": "a"}), "tools"),
@@ -67,7 +96,29 @@ fn each_wrong_thing_is_named() {
         (chosen(json!("maybe")), "tool_choice"),
         (chosen(json!(1)), "tool_choice"),
         (chosen(json!({})), "tool_choice.type"),
-        (chosen(json!({"type": "allowed_tools"})), "tool_choice.type"),
+        (chosen(json!({"type": "custom"})), "tool_choice.type"),
+        (chosen(json!({"type": "allowed_tools"})), "tool_choice.allowed_tools"),
+        (
+            chosen(json!({"type": "allowed_tools", "allowed_tools": []})),
+            "tool_choice.allowed_tools",
+        ),
+        (allowed(json!({"mode": "auto"})), "tool_choice.allowed_tools.tools"),
+        (allowed(json!({"mode": "auto", "tools": {}})), "tool_choice.allowed_tools.tools"),
+        (allowed(json!({"mode": "required", "tools": []})), "tool_choice.allowed_tools.tools"),
+        (allowed(json!({"tools": [by_name("a")]})), "tool_choice.allowed_tools.mode"),
+        (
+            allowed(json!({"mode": "none", "tools": [by_name("a")]})),
+            "tool_choice.allowed_tools.mode",
+        ),
+        (allowed(json!({"mode": "auto", "tools": [1]})), "tool_choice.allowed_tools.tools[0]"),
+        (
+            allowed(json!({"mode": "auto", "tools": [by_name("a"), {"type": "mcp"}]})),
+            "tool_choice.allowed_tools.tools[1].type",
+        ),
+        (
+            allowed(json!({"mode": "auto", "tools": [by_name("b")]})),
+            "tool_choice.allowed_tools.tools[0].function.name",
+        ),
         (chosen(json!({"type": "function"})), "tool_choice.function"),
         (chosen(json!({"type": "function", "function": {}})), "tool_choice.function.name"),
         (

@@ -166,6 +166,70 @@ fn a_call_that_is_asked_for_comes() {
     }
 }
 
+/// `tool_choice` that allows some of the tools, as chat and as /v1/responses spell it.
+fn allowing(mode: &str, names: &[&str]) -> (Value, Value) {
+    let chat: Vec<Value> =
+        names.iter().map(|name| json!({"type": "function", "function": {"name": name}})).collect();
+    let flat: Vec<Value> =
+        names.iter().map(|name| json!({"type": "function", "name": name})).collect();
+    (
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": chat}}),
+        json!({"type": "allowed_tools", "mode": mode, "tools": flat}),
+    )
+}
+
+#[test]
+fn only_allowed_tools_are_called() {
+    let shows = "{# <tool_call> #}{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}\
+        {{ messages[0].content }}";
+    let tools = json!([tool("add"), tool("sub"), tool("mul")]);
+    let server = server(shows);
+    let told = |names: &[&str]| {
+        let choice = allowing("auto", names).0;
+        let body = json!({"messages": [{"role": "user", "content": "q"}], "tools": tools,
+            "tool_choice": choice});
+        prompt(&server, &body)
+    };
+    assert_eq!(told(&["mul", "add"]), "[add][mul]q");
+    assert_eq!(told(&[]), "q");
+    let server = self::server(QWEN);
+    let asked = |names: &[&str]| {
+        let more = json!({"tools": tools, "tool_choice": allowing("auto", names).0});
+        choice(&post(&server, CHAT, &say(CALL, &more)))
+    };
+    assert_eq!(asked(&["add"])["message"]["tool_calls"][0]["function"]["name"], "add");
+    let other = asked(&["sub"]);
+    assert_eq!(
+        (&other["message"]["content"], &other["finish_reason"]),
+        (&json!(CALL), &json!("stop"))
+    );
+}
+
+#[test]
+fn a_call_of_an_allowed_tool_can_be_required() {
+    let server = server(QWEN);
+    let flat = |name: &str| {
+        let mut tool = city(name, &["Oslo"])["function"].clone();
+        tool["type"] = json!("function");
+        tool
+    };
+    let (chat, flat_choice) = allowing("required", &["time"]);
+    let tools = json!([city("weather", &["Oslo"]), city("time", &["Oslo"])]);
+    let body = json!({"messages": [{"role": "user", "content": "weather"}], "tools": tools,
+        "tool_choice": chat, "parallel_tool_calls": false});
+    let whole = choice(&post(&server, CHAT, &body));
+    assert_eq!(whole["message"]["tool_calls"][0]["function"]["name"], "time", "{whole}");
+    let mut body = json!({"input": "weather", "tools": [flat("weather"), flat("time")],
+        "tool_choice": flat_choice, "parallel_tool_calls": false});
+    let whole = post(&server, "/v1/responses", &body).json();
+    assert_eq!(whole["output"][0]["name"], "time", "{whole}");
+    assert_eq!(whole["tool_choice"], flat_choice);
+    body["tool_choice"] = allowing("required", &["time", "date"]).1;
+    let error = post(&server, "/v1/responses", &body).json()["error"].clone();
+    assert_eq!(error["param"], "tool_choice.tools[1].function.name", "{error}");
+    assert!(!error["message"].as_str().unwrap().contains("allowed_tools"), "{error}");
+}
+
 #[test]
 fn calls_and_results_are_rendered() {
     let server = server(QWEN);

@@ -13,13 +13,15 @@ use super::python::PythonBody;
 #[derive(Debug)]
 pub(super) struct Names {
     pub(super) known: BTreeSet<String>,
-    /// Whether others make none.
+    /// Whether others make none where the body is.
     pub(super) only_known: bool,
+    /// Whether others make none anywhere.
+    pub(super) strict: bool,
 }
 
 impl Names {
     pub(super) fn take(&self, name: &str) -> bool {
-        if self.only_known { self.known.contains(name) } else { !name.is_empty() }
+        if self.only_known || self.strict { self.known.contains(name) } else { !name.is_empty() }
     }
 }
 

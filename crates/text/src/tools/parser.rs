@@ -39,13 +39,20 @@ impl ToolParser {
     pub fn new(family: ToolFamily, names: impl IntoIterator<Item = String>) -> Self {
         Self {
             spelling: family.spelling(),
-            names: Names { known: names.into_iter().collect(), only_known: false },
+            names: Names { known: names.into_iter().collect(), only_known: false, strict: false },
             at: At::Text(String::new()),
             out: Out::default(),
             spaces: String::new(),
             after_call: false,
             fresh: true,
         }
+    }
+
+    /// The same where other names make no call, whatever marks them: they are text.
+    #[must_use]
+    pub fn only_known(mut self) -> Self {
+        self.names.strict = true;
+        self
     }
 
     /// Takes text; what is certain comes back.

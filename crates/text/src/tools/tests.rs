@@ -55,6 +55,35 @@ fn check(family: ToolFamily, text: &str, expected: &str) {
 }
 
 #[test]
+fn unknown_names_are_text_where_only_known_ones_count() {
+    let known = "{\"name\": \"f\", \"arguments\": {\"a\": 1}, \"why\": 2}";
+    let wrong = known.replace("\"f\"", "\"g\"");
+    for (family, before, after) in [
+        (ToolFamily::Hermes, "<tool_call>", "</tool_call>"),
+        (ToolFamily::Llama3, "<|python_tag|>", ""),
+        (ToolFamily::Mistral, "[TOOL_CALLS] [", "]"),
+        (ToolFamily::Phi4Mini, "<|tool_call|>[", "]<|/tool_call|>"),
+    ] {
+        for (call, counts) in [(known, true), (wrong.as_str(), false)] {
+            let text = format!("{before}{call}{after}");
+            let mut parser = ToolParser::new(family, ["f".to_owned()]).only_known();
+            let mut parts = parser.push(&text);
+            parts.extend(parser.finish());
+            let calls = parts.iter().filter(|part| matches!(part, ToolPart::Call(_))).count();
+            assert_eq!(calls, usize::from(counts), "{family:?}: {parts:?}");
+            if !counts {
+                assert_eq!(parts, [ToolPart::Text(text)], "{family:?}");
+            }
+        }
+    }
+    let named = "[TOOL_CALLS]g[ARGS]{}";
+    let mut parser = ToolParser::new(ToolFamily::Mistral, ["f".to_owned()]).only_known();
+    let mut parts = parser.push(named);
+    parts.extend(parser.finish());
+    assert_eq!(parts, [ToolPart::Text(named.to_owned())]);
+}
+
+#[test]
 fn transcripts_of_hermes() {
     for (text, expected) in [
         (
