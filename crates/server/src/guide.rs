@@ -48,6 +48,25 @@ impl Default for GuideLimits {
 pub(crate) struct Guide {
     pub(crate) spec: GrammarSpec,
     pub(crate) field: &'static str,
+    /// What it may be instead: a call.
+    pub(crate) call: Option<GrammarSpec>,
+}
+
+impl Guide {
+    /// The grammar of all that the answer may be.
+    fn whole(&self) -> GrammarSpec {
+        match &self.call {
+            Some(call) => GrammarSpec::Either(Box::new([call.clone(), self.spec.clone()])),
+            None => self.spec.clone(),
+        }
+    }
+
+    /// The field to blame for a grammar that cannot be used.
+    fn blamed(&self, served: &Served, limits: &GrammarLimits) -> Result<&'static str, ApiError> {
+        let alone =
+            self.call.is_some() && Grammar::compile(env(served)?, &self.spec, limits).is_ok();
+        Ok(if alone { "tools" } else { self.field })
+    }
 }
 
 /// What grammars of all requests share.
@@ -94,7 +113,8 @@ pub(crate) async fn compile(
     guide: Option<&Guide>,
 ) -> Result<Option<Arc<Grammar>>, ApiError> {
     let Some(guide) = guide.cloned() else { return Ok(None) };
-    if let Some(grammar) = served.guides.find(&guide.spec) {
+    let spec = guide.whole();
+    if let Some(grammar) = served.guides.find(&spec) {
         return Ok(Some(grammar));
     }
     let (field, limit) = (guide.field, served.app.options.guide.time);
@@ -107,10 +127,14 @@ pub(crate) async fn compile(
     let compiling = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let limits = &shared.app.options.guide.grammar;
-        let grammar = Grammar::compile(env(&shared)?, &guide.spec, limits);
-        let grammar = Arc::new(grammar.map_err(|error| ApiError::value(field, error.to_string()))?);
-        shared.guides.keep(guide.spec, grammar.clone());
-        Ok(Some(grammar))
+        match Grammar::compile(env(&shared)?, &spec, limits) {
+            Ok(grammar) => {
+                let grammar = Arc::new(grammar);
+                shared.guides.keep(spec, grammar.clone());
+                Ok(Some(grammar))
+            }
+            Err(error) => Err(ApiError::value(guide.blamed(&shared, limits)?, error.to_string())),
+        }
     });
     match tokio::time::timeout(limit, compiling).await {
         Ok(Ok(grammar)) => grammar,

@@ -13,7 +13,7 @@ use crate::messages;
 use crate::order::Prompt;
 use crate::served::Served;
 use crate::thinking::ThinkingRules;
-use crate::tools::Tools;
+use crate::tools::{Choice, Tools};
 
 /// Values of `reasoning_effort`; OpenAI's.
 const EFFORTS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
@@ -29,8 +29,15 @@ pub(crate) struct Rendered {
     pub(crate) answer: AnswerRules,
     /// What is asked of thoughts, if the model has any.
     pub(crate) thinking: Option<ThinkingRules>,
-    /// The answer must be a call.
-    pub(crate) call: Option<GrammarSpec>,
+    pub(crate) call: Option<Call>,
+}
+
+/// A call that the answer may or must be.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Call {
+    pub(crate) grammar: GrammarSpec,
+    /// Whether it must be one.
+    pub(crate) must: bool,
 }
 
 /// Takes messages and what belongs to their rendering. The template writes the special tokens.
@@ -64,18 +71,23 @@ pub(crate) fn chat(served: &Served, fields: &mut Fields) -> Result<Rendered, Api
     Ok(Rendered { prompt, answer: AnswerRules { reasoning, calls }, thinking, call })
 }
 
-/// The grammar of the call, if there must be one.
-fn call(served: &Served, tools: Option<&Tools>) -> Result<Option<GrammarSpec>, ApiError> {
+/// The call that the answer must be, or may be in place of JSON. Then it begins as no JSON does.
+fn call(served: &Served, tools: Option<&Tools>) -> Result<Option<Call>, ApiError> {
     let Some(tools) = tools else { return Ok(None) };
-    // The spelling matters only for a grammar; whether there is one does not depend on it.
-    let family = served.style.family.unwrap_or(ToolFamily::Json);
-    let grammar = tools.grammar(family, &|text| served.app.tokenizer.special(text));
-    if grammar.is_some() && served.style.family.is_none() {
-        let message =
-            "tool_choice asks for a call, but this server looks for none: chat.tool_parser is none";
-        return Err(ApiError::unsupported("tool_choice", message));
+    let must = tools.choice != Choice::Auto;
+    let special = |text: &str| served.app.tokenizer.special(text);
+    match served.style.family {
+        Some(family) if must || family.is_marked(&special) => {
+            let grammar = tools.grammar(family, &special).map(GrammarSpec::Text);
+            Ok(grammar.map(|grammar| Call { grammar, must }))
+        }
+        None if must => {
+            let message = "tool_choice asks for a call, but this server looks for none: \
+                chat.tool_parser is none";
+            Err(ApiError::unsupported("tool_choice", message))
+        }
+        _ => Ok(None),
     }
-    Ok(grammar.map(GrammarSpec::Text))
 }
 
 /// Tokens of thoughts at most.

@@ -87,21 +87,23 @@ impl Tools {
         self.list.iter().filter_map(name_of).map(str::to_owned).collect()
     }
 
-    /// A Lark grammar of the calls, if there must be one.
+    /// A Lark grammar of the calls that may or must be, if there are any.
     pub(crate) fn grammar(
         &self,
         family: ToolFamily,
         special: &dyn Fn(&str) -> Option<u32>,
     ) -> Option<String> {
         let only = match &self.choice {
-            Choice::Auto | Choice::None => return None,
-            Choice::Required => None,
+            Choice::None => return None,
+            Choice::Auto | Choice::Required => None,
             Choice::Named(name) => Some(name.as_str()),
         };
+        // Nobody asked for calls to fit their schemas, so what cannot be held to is no error.
+        let lenient = self.choice == Choice::Auto;
         let shape = |tool| {
             let name = name_of(tool).filter(|name| only.is_none_or(|only| only == *name))?;
             let parameters = tool["function"].get("parameters").filter(|own| !own.is_null());
-            Some(ToolShape { name, parameters })
+            Some(ToolShape { name, parameters, lenient })
         };
         let tools: Vec<ToolShape<'_>> = self.list.iter().filter_map(shape).collect();
         Some(family.grammar(&tools, self.many, special))

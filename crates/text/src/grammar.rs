@@ -58,6 +58,8 @@ pub enum GrammarSpec {
     /// A grammar in llguidance's dialect of Lark, or in GBNF, as llama.cpp and XGrammar write it:
     /// rules with `::=`.
     Text(String),
+    /// What either describes; neither is an `Either` itself.
+    Either(Box<[GrammarSpec; 2]>),
 }
 
 /// Bounds of a grammar.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::Guide;
 use crate::error::ApiError;
 use crate::json::{Fields, wrong_type};
+use crate::render::Call;
 
 /// Texts of a choice at most.
 const CHOICES_MAX: usize = 4096;
@@ -38,12 +39,16 @@ const STRUCTURED: [(&str, Read); 5] = [
     ("json_object", json_object),
 ];
 
-/// Takes what an answer must be like; `call` is what `tool_choice` asks.
-pub(crate) fn read(
-    fields: &mut Fields,
-    call: Option<GrammarSpec>,
-) -> Result<Option<Guide>, ApiError> {
-    let mut found = call.map(|spec| Guide { spec, field: "tool_choice" });
+/// Takes what an answer must be like; `call` is what `tool_choice` asks. A call that may be is an
+/// alternative to JSON, as OpenAI has it, and to nothing else: what other grammars describe may
+/// begin as a call does.
+pub(crate) fn read(fields: &mut Fields, call: Option<Call>) -> Result<Option<Guide>, ApiError> {
+    let (must, may) = match call {
+        Some(Call { grammar, must: true }) => (Some(grammar), None),
+        Some(Call { grammar, must: false }) => (None, Some(grammar)),
+        None => (None, None),
+    };
+    let mut found = must.map(|spec| Guide { spec, field: "tool_choice", call: None });
     // There is one backend; what it is called changes no answer that it can give.
     fields.text("guided_decoding_backend")?;
     for (field, read) in FIELDS {
@@ -53,7 +58,9 @@ pub(crate) fn read(
             let message = format!("{field} and {} cannot both hold; send one", other.field);
             return Err(ApiError::value(field, message));
         }
-        found = Some(Guide { spec, field });
+        let json = matches!(spec, GrammarSpec::JsonObject | GrammarSpec::JsonSchema { .. });
+        let call = may.clone().filter(|_| json);
+        found = Some(Guide { spec, field, call });
     }
     if let Some(pattern) = fields.text("guided_whitespace_pattern")? {
         return Err(unserved_pattern("guided_whitespace_pattern", &pattern));

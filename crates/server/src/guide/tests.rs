@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::json::Fields;
+use crate::render::Call;
 
 fn guide(body: &Value) -> Result<Option<Guide>, ApiError> {
     read(&mut Fields::parse(body.to_string().as_bytes()).unwrap(), None)
@@ -104,8 +105,30 @@ fn wrong_values_are_refused_by_field() {
         let error = guide(&body).unwrap_err();
         assert_eq!((error.status.as_u16(), error.param.as_deref()), (400, Some(field)), "{body}");
     }
-    let call = Some(GrammarSpec::JsonObject);
+    let call = Some(Call { grammar: GrammarSpec::Text("start: \"a\"".into()), must: true });
     let mut fields = Fields::parse(br#"{"guided_regex": "a"}"#).unwrap();
     let error = read(&mut fields, call).unwrap_err().to_string();
     assert_eq!(error, "guided_regex and tool_choice cannot both hold; send one");
+}
+
+#[test]
+fn a_call_that_may_be_is_an_alternative_to_json_only() {
+    let grammar = GrammarSpec::Text("start: \"<\"".into());
+    let call = Call { grammar: grammar.clone(), must: false };
+    let read = |body: &str| {
+        let mut fields = Fields::parse(body.as_bytes()).unwrap();
+        read(&mut fields, Some(call.clone())).unwrap()
+    };
+    assert_eq!(read("{}"), None, "nothing is asked for");
+    for (body, either) in [
+        (r#"{"response_format": {"type": "json_object"}}"#, true),
+        (r#"{"guided_json": {"type": "array"}}"#, true),
+        (r#"{"guided_regex": "<?a"}"#, false),
+        (r#"{"guided_choice": ["<"]}"#, false),
+        (r#"{"guided_grammar": "start: \"<\""}"#, false),
+    ] {
+        let guide = read(body).unwrap();
+        assert_eq!(guide.call.as_ref(), either.then_some(&grammar), "{body}");
+        assert_eq!(matches!(guide.whole(), GrammarSpec::Either(_)), either, "{body}");
+    }
 }

@@ -231,6 +231,51 @@ fn a_call_of_an_allowed_tool_can_be_required() {
 }
 
 #[test]
+fn a_model_may_call_or_answer_in_the_format() {
+    let server = server(QWEN);
+    let schema = json!({"type": "object", "properties": {"b": {"enum": ["x", "y"]}},
+        "required": ["b"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "n", "schema": schema}});
+    let strict = json!({"type": "object", "properties": {"a": {"type": "integer"}},
+        "required": ["a"], "additionalProperties": false});
+    let add = json!({"type": "function", "function": {"name": "add", "parameters": strict}});
+    let call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+    let ask = |text: &str, more: Value| {
+        let mut body = say(text, &json!({"tools": [add], "response_format": format}));
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post(&server, CHAT, &body)
+    };
+    let called = choice(&ask(call, json!({})));
+    assert_eq!(called["finish_reason"], "tool_calls", "{called}");
+    assert_eq!(called["message"]["tool_calls"][0]["function"]["arguments"], "{\"a\": 1}");
+    let answered = choice(&ask("{\"b\": \"y\"}", json!({})));
+    assert_eq!(answered["message"]["content"], "{\"b\": \"y\"}", "{answered}");
+    assert_eq!(
+        (&answered["finish_reason"], &answered["message"]["tool_calls"]),
+        (&json!("stop"), &Value::Null)
+    );
+    // Neither: whatever the model would say, one of the two comes.
+    let neither = choice(&ask("no <tool_call> here, b y x a 1", json!({})));
+    let message = &neither["message"];
+    let calls = message["tool_calls"].is_array();
+    let json = message["content"].as_str().and_then(|text| serde_json::from_str(text).ok());
+    assert!(calls != json.is_some_and(|json: Value| json["b"].is_string()), "{neither}");
+    // A format that is no JSON, and a model that is to call nothing.
+    let regex = json!({"response_format": null, "guided_regex": "[a-z ]{3,9}"});
+    let choice_of = |answer: &Answer| choice(answer)["message"].clone();
+    assert!(choice_of(&ask(call, regex)).get("tool_calls").is_none());
+    let none = choice_of(&ask(call, json!({"tool_choice": "none"})));
+    assert!(none.get("tool_calls").is_none() && none["content"].as_str().unwrap().contains('b'));
+    let both = ask(call, json!({"tool_choice": "required"}));
+    assert_eq!((both.status, &both.json()["error"]["param"]), (400, &json!("response_format")));
+    // Schemas that cannot be used are blamed on their field.
+    let mut wrong = add.clone();
+    wrong["function"]["parameters"]["properties"]["a"] = json!({"type": "strange"});
+    let error = ask(call, json!({"tools": [wrong]}));
+    assert_eq!((error.status, &error.json()["error"]["param"]), (400, &json!("tools")));
+}
+
+#[test]
 fn calls_and_results_are_rendered() {
     let server = server(QWEN);
     let call = json!({"id": "1", "type": "function",

@@ -15,6 +15,7 @@ pub(super) fn check(spec: &GrammarSpec, limits: &GrammarLimits) -> Result<(), Er
         GrammarSpec::JsonSchema { schema, .. } => (schema.to_string().len(), of_value(schema)),
         GrammarSpec::Choice(texts) => (texts.iter().map(String::len).sum(), 0),
         GrammarSpec::Regex(text) | GrammarSpec::Text(text) => (text.len(), of_text(text)),
+        GrammarSpec::Either(parts) => return parts.iter().try_for_each(|part| check(part, limits)),
     };
     let most = match spec {
         GrammarSpec::Regex(_) => limits.bytes.min(EXPRESSION_BYTES),

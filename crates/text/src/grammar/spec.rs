@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Value, json};
 
 use super::{GrammarSpec, gbnf};
@@ -21,7 +21,24 @@ pub(super) fn grammar(spec: &GrammarSpec) -> Result<TopLevelGrammar, Error> {
             TopLevelGrammar::from_lark(gbnf::to_lark(text).map_err(Error::Grammar)?)
         }
         GrammarSpec::Text(text) => TopLevelGrammar::from_lark(text.clone()),
+        GrammarSpec::Either(parts) => either(parts)?,
     })
+}
+
+/// The parts under names, and a grammar in front that takes either.
+fn either(parts: &[GrammarSpec; 2]) -> Result<TopLevelGrammar, Error> {
+    let mut whole = TopLevelGrammar::from_lark("start: @first | @second".to_owned());
+    for (part, name) in parts.iter().zip(["first", "second"]) {
+        if matches!(part, GrammarSpec::Either(_)) {
+            return Err(Error::Grammar("there can be one choice of two grammars".to_owned()));
+        }
+        let named = |mut grammar: GrammarWithLexer| {
+            grammar.name = Some(name.to_owned());
+            grammar
+        };
+        whole.grammars.extend(self::grammar(part)?.grammars.into_iter().map(named));
+    }
+    Ok(whole)
 }
 
 /// A schema with the options that llguidance reads from it; a client's own stay.

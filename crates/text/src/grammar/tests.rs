@@ -164,6 +164,28 @@ ws ::= | " " | "\n" [ \t]{0,20}
 }
 
 #[test]
+fn either_of_two_grammars_is_taken_whole() {
+    let schema = json!({"type": "object", "properties": {"name": {"enum": ["Ann"]}},
+        "required": ["name"], "additionalProperties": false});
+    let schema = GrammarSpec::JsonSchema { schema, lenient: false };
+    let call = "start: \"<call>\" args\nargs: %json {\"type\": \"object\", \"properties\": \
+        {\"a\": {\"type\": \"integer\"}}, \"additionalProperties\": false}";
+    let call = GrammarSpec::Text(call.to_owned());
+    let either =
+        |a: &GrammarSpec, b: &GrammarSpec| GrammarSpec::Either(Box::new([a.clone(), b.clone()]));
+    let both = either(&call, &schema);
+    let good = [r#"<call>{"a": 1}"#, "<call>{}", r#"{"name": "Ann"}"#];
+    let bad = [r#"<call>{"name": "Ann"}"#, r#"{"a": 1}"#, "{}", r#"{"name": "Ann"}<call>{}"#, ""];
+    check(&both, &good, &bad);
+    check(&either(&schema, &GrammarSpec::Regex("x+".into())), &["xx", good[2]], &["xx{", "{x"]);
+    assert!(grammar(&either(&both, &schema)).is_err(), "two are enough");
+    let wrong = GrammarSpec::Regex("(".to_owned());
+    assert!(grammar(&either(&call, &wrong)).is_err() && grammar(&either(&wrong, &call)).is_err());
+    let tight = GrammarLimits { bytes: 20, ..LIMITS };
+    assert!(Grammar::compile(env(), &both, &tight).is_err(), "each part has the limits");
+}
+
+#[test]
 fn an_output_ends_by_itself_where_nothing_can_follow() {
     let grammar = grammar(&GrammarSpec::Choice(vec!["ab".into(), "abc".into()])).unwrap();
     let byte = |text: &str| {

@@ -53,6 +53,8 @@ pub struct ToolShape<'a> {
     pub name: &'a str,
     /// JSON schema of its arguments; without one any object will do.
     pub parameters: Option<&'a Value>,
+    /// What the schema asks beyond what can be promised is left out.
+    pub lenient: bool,
 }
 
 /// How calls are written where they are asked for.
@@ -117,6 +119,12 @@ impl ToolFamily {
         pairs.chain([mistral::ARGUMENTS, mistral::ID]).filter(|marker| !marker.is_empty())
     }
 
+    /// Whether a call is told from JSON by how it begins: by a marker of its own.
+    pub fn is_marked(self, special: &dyn Fn(&str) -> Option<u32>) -> bool {
+        let open = self.shape(special(mistral::ARGUMENTS).is_some()).marks.0;
+        special(open).is_some() || open.starts_with('<')
+    }
+
     /// A Lark grammar, as llguidance reads it, of one call of these tools, or with `many` of one or
     /// more. `special` says which texts are single tokens of the vocabulary.
     pub fn grammar(
@@ -150,7 +158,7 @@ impl ToolFamily {
         for (index, tool) in tools.iter().enumerate() {
             let before = atom(&format!("{}{}", shape.before_name, tool.name));
             let (middle, after) = (atom(shape.before_arguments), atom(shape.after));
-            let schema = spaced(tool.parameters);
+            let schema = spaced(tool.parameters, tool.lenient);
             let _ = writeln!(text, "call_{index}: {before} {middle} args_{index} {after}");
             let _ = writeln!(text, "args_{index}: %json {schema}");
         }
@@ -191,11 +199,11 @@ impl ToolFamily {
 
 /// The schema of arguments, with the one spacing that templates write: where any will do, a model
 /// may write space without end.
-fn spaced(parameters: Option<&Value>) -> Value {
+fn spaced(parameters: Option<&Value>, lenient: bool) -> Value {
     let mut schema = parameters.cloned().unwrap_or_else(|| json!({"type": "object"}));
     if let Some(map) = schema.as_object_mut() {
         let spacing = json!({"whitespace_flexible": false, "item_separator": ", ",
-            "key_separator": ": "});
+            "key_separator": ": ", "lenient": lenient});
         map.insert("x-guidance".to_owned(), spacing);
     }
     schema

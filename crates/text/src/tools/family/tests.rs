@@ -30,8 +30,8 @@ fn templates_tell_their_family() {
 fn grammars_spell_calls_as_the_family_does() {
     let schema = json!({"type": "object"});
     let tools = [
-        ToolShape { name: "f", parameters: Some(&schema) },
-        ToolShape { name: "g", parameters: None },
+        ToolShape { name: "f", parameters: Some(&schema), lenient: false },
+        ToolShape { name: "g", parameters: None, lenient: true },
     ];
     let token = |text: &str| (text == "<tool_call>").then_some(7);
     let hermes = ToolFamily::Hermes.grammar(&tools[..1], false, &token);
@@ -40,11 +40,32 @@ fn grammars_spell_calls_as_the_family_does() {
         "start: <[7]> \"\\n\" call \"\\n\" \"</tool_call>\"\ncall: call_0\n\
          call_0: \"{\\\"name\\\": \\\"f\" \"\\\", \\\"arguments\\\": \" args_0 \"}\"\n\
          args_0: %json {\"type\":\"object\",\"x-guidance\":{\"whitespace_flexible\":false,\
-         \"item_separator\":\", \",\"key_separator\":\": \"}}\n"
+         \"item_separator\":\", \",\"key_separator\":\": \",\"lenient\":false}}\n"
     );
+    let lenient = ToolFamily::Hermes.grammar(&tools[1..], false, &token);
+    assert!(lenient.contains("\"lenient\":true"), "{lenient}");
     let all = |_: &str| Some(1);
     let mistral = ToolFamily::Mistral.grammar(&tools, true, &all);
     assert!(mistral.starts_with("start: block ( block)*\nblock: <[1]>  call  "), "{mistral}");
+}
+
+#[test]
+fn marked_calls_are_told_from_json_by_their_first_letter() {
+    use ToolFamily::{Gemma, Hermes, Json, Llama3, Mistral, Phi4Mini};
+    let plain = |_: &str| None;
+    let token = |text: &str| (!text.is_empty()).then_some(1);
+    for (family, as_text, as_token) in [
+        (Hermes, true, true),
+        (Phi4Mini, true, true),
+        // Its marker begins as a list does.
+        (Mistral, false, true),
+        (Llama3, false, false),
+        (Gemma, false, false),
+        (Json, false, false),
+    ] {
+        let found = (family.is_marked(&plain), family.is_marked(&token));
+        assert_eq!(found, (as_text, as_token), "{family:?}");
+    }
 }
 
 /// The words of the built-in model.
@@ -92,8 +113,8 @@ fn what_a_grammar_lets_through_is_read_as_calls() {
         "additionalProperties": false, "$defs": {"there": {"type": "boolean"}}});
     let none = json!({"type": "object", "properties": {}, "additionalProperties": false});
     let tools = [
-        ToolShape { name: "get-weather", parameters: Some(&city) },
-        ToolShape { name: "now", parameters: Some(&none) },
+        ToolShape { name: "get-weather", parameters: Some(&city), lenient: false },
+        ToolShape { name: "now", parameters: Some(&none), lenient: true },
     ];
     let mut state = 11_u64;
     let mut next = |below: usize| {
