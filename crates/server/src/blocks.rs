@@ -1,7 +1,7 @@
 //! `Blocks`: the parts of an answer as blocks that open, grow and close, one after the other, as
 //! /v1/responses and /v1/messages tell them.
 
-use crate::answer::{AnswerPart, Begun};
+use crate::answer::{AnswerPart, Begun, Parts};
 
 /// What a block is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,42 @@ pub(crate) enum Change {
     More(String),
     /// The open one is whole.
     Close,
+}
+
+/// How a dialect tells blocks, in events that are added to a text.
+pub(crate) trait TellBlocks {
+    fn blocks(&mut self) -> &mut Blocks;
+
+    /// A block begins.
+    fn open(&mut self, text: &mut String, block: Block);
+
+    /// The open block goes on.
+    fn more(&mut self, text: &mut String, delta: &str);
+
+    /// The open block is whole.
+    fn shut(&mut self, text: &mut String);
+
+    /// The events of more parts.
+    fn tell(&mut self, parts: Parts) -> String {
+        let mut text = String::new();
+        for part in parts {
+            for change in self.blocks().take(part) {
+                match change {
+                    Change::Open(block) => self.open(&mut text, block),
+                    Change::More(delta) => self.more(&mut text, &delta),
+                    Change::Close => self.shut(&mut text),
+                }
+            }
+        }
+        text
+    }
+
+    /// Nothing more comes.
+    fn close(&mut self, text: &mut String) {
+        if self.blocks().close().is_some() {
+            self.shut(text);
+        }
+    }
 }
 
 /// Which block is open.

@@ -77,7 +77,9 @@ impl ApiError {
     /// Names fields as the client's dialect does: each name in front of a path, and in the message.
     pub(crate) fn renamed(mut self, names: &[(&str, &str)]) -> Self {
         for (from, to) in names {
-            if let Some(rest) = self.param.as_deref().and_then(|param| param.strip_prefix(from)) {
+            let rest = self.param.as_deref().and_then(|param| param.strip_prefix(from));
+            if let Some(rest) = rest.filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            {
                 self.param = Some(format!("{to}{rest}"));
                 self.message = self.message.replace(from, to);
                 break;
@@ -147,6 +149,8 @@ impl IntoResponse for ApiError {
             let value = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, value);
         }
+        // For `Shape`, which may spell it otherwise.
+        response.extensions_mut().insert(self);
         response
     }
 }

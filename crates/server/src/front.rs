@@ -14,6 +14,7 @@ use crate::context::{self, Over, REQUEST_ID, RequestContext};
 use crate::error::ApiError;
 use crate::isolate::{Isolated, Kept};
 use crate::served::Served;
+use crate::shape::Shape;
 
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 
@@ -36,6 +37,7 @@ pub(crate) async fn pass(
     let origin = served.cors.allowed(request.headers());
     let asked = origin.as_ref();
     let asked = asked.and_then(|_| Cors::preflight(request.method(), request.headers()));
+    let shape = Shape::of(request.uri().path());
     let unread = !request.body().is_end_stream();
     let mut slot = None;
     let mut response = if let Some(response) = asked {
@@ -49,6 +51,7 @@ pub(crate) async fn pass(
         }
         response
     };
+    shape.put_on(&mut response, &context.id);
     let milliseconds = HeaderValue::from(context.arrived.elapsed().as_millis() as u64);
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, context.id.clone());

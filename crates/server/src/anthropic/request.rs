@@ -25,8 +25,8 @@ const NOT_SERVED: [(&str, &str); 5] = [
 /// Chat's name is the same.
 const SAME: [&str; 5] = ["model", "temperature", "top_p", "top_k", "stream"];
 
-/// The fields of chat, and whether the answer is a stream. What nobody knows stays to be reported.
-pub(super) fn read(mut fields: Fields, answer: bool) -> Result<(Fields, bool), ApiError> {
+/// The fields of chat. What nobody knows stays to be reported.
+pub(super) fn read(mut fields: Fields, answer: bool) -> Result<Fields, ApiError> {
     for (name, why) in NOT_SERVED {
         if fields.take(name).is_some() {
             return Err(ApiError::unsupported(name, format!("{name} is not served: {why}")));
@@ -61,10 +61,9 @@ pub(super) fn read(mut fields: Fields, answer: bool) -> Result<(Fields, bool), A
             chat.insert(name.to_owned(), value);
         }
     }
-    let stream = chat.get("stream") == Some(&Value::Bool(true));
     let mut chat = Fields::from(chat);
     chat.adopt(fields);
-    Ok((chat, stream))
+    Ok(chat)
 }
 
 fn messages(fields: &mut Fields, chat: &mut Map<String, Value>) -> Result<(), ApiError> {
@@ -258,7 +257,7 @@ mod tests {
     use super::*;
 
     fn chat(body: &Value) -> Result<Fields, ApiError> {
-        read(Fields::parse(body.to_string().as_bytes()).unwrap(), true).map(|(fields, _)| fields)
+        read(Fields::parse(body.to_string().as_bytes()).unwrap(), true)
     }
 
     #[test]

@@ -2,14 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::body_of;
-use crate::blocks::{Block, Blocks, Change};
+use super::request;
+use crate::blocks::{Block, Blocks, TellBlocks};
+use crate::converse::Converse;
 use crate::error::ApiError;
-use crate::ids;
+use crate::json::Fields;
 use crate::sequence::{Cause, End, Piece};
 use crate::sequences::Sequences;
 use crate::sse::{Tell, named_event};
 use crate::wire::Head;
+use crate::{ids, shape};
 
 /// An answer under way.
 #[derive(Debug)]
@@ -24,22 +26,29 @@ pub(super) struct Told {
     end: Option<End>,
 }
 
-impl Told {
-    pub(super) fn new(head: Head) -> Self {
+impl Converse for Told {
+    type Asked = ();
+
+    const NAMES: &'static [(&'static str, &'static str)] = &request::NAMES;
+
+    fn read(fields: Fields) -> Result<(Fields, ()), ApiError> {
+        Ok((request::read(fields, true)?, ()))
+    }
+
+    fn new(head: Head, (): ()) -> Self {
         let id = ids::fresh("msg_");
         let (blocks, content, text) = (Blocks::default(), Vec::new(), String::new());
         Self { head, id, blocks, content, text, end: None }
     }
 
-    /// The whole answer.
-    pub(super) fn whole(mut self, piece: Piece, sequences: &Sequences) -> Value {
+    fn whole(mut self, piece: Piece, sequences: &Sequences) -> Value {
         self.piece(0, piece, sequences);
-        if self.blocks.close().is_some() {
-            self.shut(&mut String::new());
-        }
+        self.close(&mut String::new());
         self.message(sequences)
     }
+}
 
+impl Told {
     fn message(&self, sequences: &Sequences) -> Value {
         let (reason, stop) = self.stop();
         json!({
@@ -74,6 +83,23 @@ impl Told {
         }
     }
 
+    /// The open block, and the key of its text.
+    fn last(&mut self) -> (&mut Value, &'static str) {
+        let block = self.content.last_mut().expect("a block is open");
+        let key = match block["type"].as_str() {
+            Some("text") => "text",
+            Some("thinking") => "thinking",
+            _ => "input",
+        };
+        (block, key)
+    }
+}
+
+impl TellBlocks for Told {
+    fn blocks(&mut self) -> &mut Blocks {
+        &mut self.blocks
+    }
+
     fn open(&mut self, text: &mut String, block: Block) {
         self.text.clear();
         let block = match block {
@@ -87,17 +113,6 @@ impl Told {
         let event = json!({"type": name, "index": index, "content_block": block});
         named_event(text, name, &event);
         self.content.push(block);
-    }
-
-    /// The open block, and the key of its text.
-    fn last(&mut self) -> (&mut Value, &'static str) {
-        let block = self.content.last_mut().expect("a block is open");
-        let key = match block["type"].as_str() {
-            Some("text") => "text",
-            Some("thinking") => "thinking",
-            _ => "input",
-        };
-        (block, key)
     }
 
     fn more(&mut self, text: &mut String, delta: &str) {
@@ -141,27 +156,15 @@ impl Tell for Told {
     }
 
     fn piece(&mut self, _: usize, piece: Piece, _: &Sequences) -> String {
-        let mut text = String::new();
         if piece.end.is_some() {
             self.end = piece.end;
         }
-        for part in piece.parts {
-            for change in self.blocks.take(part) {
-                match change {
-                    Change::Open(block) => self.open(&mut text, block),
-                    Change::More(delta) => self.more(&mut text, &delta),
-                    Change::Close => self.shut(&mut text),
-                }
-            }
-        }
-        text
+        self.tell(piece.parts)
     }
 
     fn end(&mut self, sequences: &Sequences) -> String {
         let mut text = String::new();
-        if self.blocks.close().is_some() {
-            self.shut(&mut text);
-        }
+        self.close(&mut text);
         let (reason, stop) = self.stop();
         let delta = json!({"stop_reason": reason, "stop_sequence": stop});
         let name = "message_delta";
@@ -173,7 +176,7 @@ impl Tell for Told {
 
     fn failed(&mut self, error: &ApiError) -> String {
         let mut text = String::new();
-        named_event(&mut text, "error", &body_of(error));
+        named_event(&mut text, "error", &shape::anthropic(error));
         text
     }
 

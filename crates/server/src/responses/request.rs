@@ -7,14 +7,13 @@ use crate::error::ApiError;
 use crate::json::{Fields, wrong_type};
 
 /// What chat calls a field, and what it is called here.
-pub(super) const NAMES: [(&str, &str); 8] = [
+pub(super) const NAMES: [(&str, &str); 7] = [
     ("tool_choice.allowed_tools", "tool_choice"),
     ("tool_choice.function", "tool_choice"),
     ("messages", "input"),
     ("max_completion_tokens", "max_output_tokens"),
     ("response_format", "text.format"),
     ("reasoning_effort", "reasoning.effort"),
-    ("chat_template_missing", "input"),
     ("verbosity", "text.verbosity"),
 ];
 
@@ -67,7 +66,6 @@ const SAME: [&str; 30] = [
 /// What the answer says of its request.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
-    pub(super) stream: bool,
     /// Fields of the answer that repeat the request.
     pub(super) told: Map<String, Value>,
 }
@@ -100,11 +98,10 @@ pub(super) fn read(mut fields: Fields) -> Result<(Fields, Asked), ApiError> {
             chat.insert(name.to_owned(), value);
         }
     }
-    let stream = chat.get("stream") == Some(&Value::Bool(true));
     told.insert("store".to_owned(), Value::Bool(false));
     let mut chat = Fields::from(chat);
     chat.adopt(fields);
-    Ok((chat, Asked { stream, told }))
+    Ok((chat, Asked { told }))
 }
 
 fn refuse(fields: &mut Fields) -> Result<(), ApiError> {

@@ -2,10 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::request::Asked;
-use crate::blocks::{Block, Blocks, Change};
+use super::request::{self, Asked};
+use crate::blocks::{Block, Blocks, TellBlocks};
+use crate::converse::Converse;
 use crate::error::ApiError;
 use crate::ids;
+use crate::json::Fields;
 use crate::sequence::Piece;
 use crate::sequences::Sequences;
 use crate::sse::{Tell, named_event};
@@ -29,8 +31,16 @@ pub(super) struct Told {
     sequence: u64,
 }
 
-impl Told {
-    pub(super) fn new(head: Head, asked: Asked) -> Self {
+impl Converse for Told {
+    type Asked = Asked;
+
+    const NAMES: &'static [(&'static str, &'static str)] = &request::NAMES;
+
+    fn read(fields: Fields) -> Result<(Fields, Asked), ApiError> {
+        request::read(fields)
+    }
+
+    fn new(head: Head, asked: Asked) -> Self {
         Self {
             head,
             asked,
@@ -44,14 +54,15 @@ impl Told {
         }
     }
 
-    /// The whole answer.
-    pub(super) fn whole(mut self, piece: Piece, sequences: &Sequences) -> Value {
+    fn whole(mut self, piece: Piece, sequences: &Sequences) -> Value {
         self.piece(0, piece, sequences);
         self.close(&mut String::new());
         let usage = self.head.usage(sequences);
         self.response(self.status(), Some(usage), None)
     }
+}
 
+impl Told {
     fn status(&self) -> &'static str {
         if self.reason == "length" { "incomplete" } else { "completed" }
     }
@@ -114,6 +125,23 @@ impl Told {
     fn last(&self) -> (String, Value) {
         let item = self.output.last().expect("an item is open");
         (item["type"].as_str().unwrap_or_default().to_owned(), item["id"].clone())
+    }
+}
+
+/// The one part of an item that has parts.
+fn part(kind: &str, text: &str) -> Option<Value> {
+    match kind {
+        "message" => {
+            Some(json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}))
+        }
+        "reasoning" => Some(json!({"type": "reasoning_text", "text": text})),
+        _ => None,
+    }
+}
+
+impl TellBlocks for Told {
+    fn blocks(&mut self) -> &mut Blocks {
+        &mut self.blocks
     }
 
     fn open(&mut self, text: &mut String, block: Block) {
@@ -189,23 +217,6 @@ impl Told {
         let item = item.clone();
         self.of_item(text, "response.output_item.done", json!({"item": item}));
     }
-
-    fn close(&mut self, text: &mut String) {
-        if self.blocks.close().is_some() {
-            self.shut(text);
-        }
-    }
-}
-
-/// The one part of an item that has parts.
-fn part(kind: &str, text: &str) -> Option<Value> {
-    match kind {
-        "message" => {
-            Some(json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []}))
-        }
-        "reasoning" => Some(json!({"type": "reasoning_text", "text": text})),
-        _ => None,
-    }
 }
 
 impl Tell for Told {
@@ -219,20 +230,10 @@ impl Tell for Told {
     }
 
     fn piece(&mut self, _: usize, piece: Piece, _: &Sequences) -> String {
-        let mut text = String::new();
         if let Some(end) = &piece.end {
             self.reason = end.reason;
         }
-        for part in piece.parts {
-            for change in self.blocks.take(part) {
-                match change {
-                    Change::Open(block) => self.open(&mut text, block),
-                    Change::More(delta) => self.more(&mut text, &delta),
-                    Change::Close => self.shut(&mut text),
-                }
-            }
-        }
-        text
+        self.tell(piece.parts)
     }
 
     fn end(&mut self, sequences: &Sequences) -> String {

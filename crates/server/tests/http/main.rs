@@ -7,6 +7,7 @@ mod client;
 mod endpoints;
 mod errors;
 mod leaving;
+mod messages;
 mod page;
 mod scores;
 mod script;
