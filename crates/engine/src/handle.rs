@@ -126,10 +126,10 @@ impl Handle {
         let ticket = Queue::enter(&self.shared.queue, request.prompt.len())?;
         let ticket = Arc::new(ticket);
         let (events, receiver) = mpsc::channel(self.shared.limits.unread_tokens + 1);
-        let waiting = Arc::downgrade(&ticket);
+        let turn = Turn { ticket: Arc::downgrade(&ticket) };
         let submission = Submission { request, events, ticket, at: Instant::now() };
         self.submissions.send(submission).map_err(|_| Rejected::Dead)?;
-        Ok(TokenStream { events: receiver, waiting })
+        Ok(TokenStream { events: receiver, turn })
     }
 
     /// Whether a request is within the limits. `submit` checks the same.
@@ -192,14 +192,32 @@ impl Handle {
 #[derive(Debug)]
 pub struct TokenStream {
     events: mpsc::Receiver<TokenEvent>,
+    turn: Turn,
+}
+
+/// Whether a sequence's turn has come, for whoever has no part in its events.
+#[derive(Clone, Debug)]
+pub struct Turn {
     /// There while the sequence waits.
-    waiting: Weak<Ticket>,
+    ticket: Weak<Ticket>,
+}
+
+impl Turn {
+    /// Whether the sequence waits for its first admission.
+    pub fn is_waiting(&self) -> bool {
+        self.ticket.strong_count() > 0
+    }
 }
 
 impl TokenStream {
     /// Whether the sequence waits for its first admission.
     pub fn is_waiting(&self) -> bool {
-        self.waiting.strong_count() > 0
+        self.turn.is_waiting()
+    }
+
+    /// The same for another thread, while the stream is read.
+    pub fn turn(&self) -> Turn {
+        self.turn.clone()
     }
 
     /// The next event; `None` after `Done` or `Failed`, if the engine's thread is gone, or if so

@@ -24,7 +24,7 @@ pub use constraint::{Constraint, TokenMask};
 pub use device::{Device, DeviceError, DeviceName, build_name};
 pub use engine::{Engine, EngineOptions};
 pub use figures::Gauges;
-pub use handle::{Handle, Health, Limits, TokenStream};
+pub use handle::{Handle, Health, Limits, TokenStream, Turn};
 pub use heartbeat::Heartbeat;
 pub use kvant_kernels::device::Gpu;
 pub use kvant_kv_cache::PAGE_TOKENS;

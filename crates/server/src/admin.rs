@@ -24,6 +24,7 @@ pub(crate) async fn status(State(served): State<Arc<Served>>) -> Json<Value> {
     let page = PAGE_TOKENS as u64;
     let page_bytes = model.cache.bytes_per_token * page;
     let memory = &model.memory;
+    let (sequences, more) = served.metrics.under_way.told();
     Json(json!({
         "status": status,
         "version": env!("CARGO_PKG_VERSION"),
@@ -58,6 +59,8 @@ pub(crate) async fn status(State(served): State<Arc<Served>>) -> Json<Value> {
             "preempted": gauges.preempted,
         },
         "running": {"sequences": gauges.running, "most": limits.sequences},
+        "sequences": sequences,
+        "sequences_not_told": more,
         "since_start": {
             "prompt_tokens": gauges.prompt_tokens,
             "output_tokens": gauges.output_tokens,

@@ -120,6 +120,10 @@ impl RequestContext {
         self.progress().patience
     }
 
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
     pub(crate) fn came_with_key(&self, name: Option<String>) {
         self.progress().key = name;
     }

@@ -66,7 +66,8 @@ pub(crate) async fn create(
     for prompt in &inputs.prompts {
         let stream = served.app.handle.submit(pooled(&served, prompt.clone()));
         let stream = stream.map_err(|rejected| rejection(&served, rejected))?;
-        streams.push((stream, Stopwatch::new(served.metrics.clone(), arrived, prompt.len())));
+        let (metrics, turn) = (served.metrics.clone(), stream.turn());
+        streams.push((stream, Stopwatch::new(metrics, arrived, prompt.len(), turn)));
     }
     let mut list = Vec::new();
     for (index, (stream, watch)) in streams.into_iter().enumerate() {

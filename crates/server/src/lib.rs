@@ -55,6 +55,7 @@ mod tls;
 mod tokenize;
 mod tools;
 mod traces;
+mod under_way;
 mod unknown;
 mod watchdog;
 mod wire;

@@ -3,6 +3,7 @@
 //! Names and buckets are vLLM's, so that its dashboards and gateways read them; `kvant:` is ours.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use kvant_engine::{Gauges, PAGE_TOKENS, Rejected};
@@ -10,6 +11,7 @@ use kvant_engine::{Gauges, PAGE_TOKENS, Rejected};
 use crate::CacheCard;
 use crate::counts::Counts;
 use crate::histogram::Histogram;
+use crate::under_way::UnderWay;
 
 const FIRST_TOKEN: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -35,6 +37,7 @@ pub(crate) struct Metrics {
     labels: String,
     /// Sequences that somebody is still told about.
     live: AtomicU64,
+    pub(crate) under_way: Arc<UnderWay>,
     ends: [AtomicU64; ENDS.len()],
     rejections: [AtomicU64; REJECTIONS.len()],
     pub(crate) counts: Counts,
@@ -62,6 +65,7 @@ impl Metrics {
         Self {
             labels: format!("model_name=\"{}\"", escaped(model)),
             live: AtomicU64::new(0),
+            under_way: Arc::default(),
             ends: Default::default(),
             rejections: Default::default(),
             counts: Counts::default(),

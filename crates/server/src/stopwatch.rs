@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvant_engine::Usage;
+use kvant_engine::{Turn, Usage};
 
 use crate::context::{self, RequestContext, SequenceTimes};
 use crate::metrics::Metrics;
 use crate::patience::Late;
+use crate::under_way::{Place, UnderWay};
 
 /// Runs from a request's arrival to the end of one of its sequences.
 #[derive(Debug)]
@@ -19,15 +20,23 @@ pub(crate) struct Stopwatch {
     output_tokens: u32,
     first: Option<Instant>,
     last: Instant,
-    over: bool,
+    /// In the list of what is under way; `None` once it is over.
+    place: Option<Place>,
 }
 
 impl Stopwatch {
-    pub(crate) fn new(metrics: Arc<Metrics>, arrived: Instant, prompt_tokens: usize) -> Self {
+    pub(crate) fn new(
+        metrics: Arc<Metrics>,
+        arrived: Instant,
+        prompt_tokens: usize,
+        turn: Turn,
+    ) -> Self {
         metrics.came();
-        let (output_tokens, first, over) = (0, None, false);
         let context = context::current();
-        Self { metrics, context, arrived, prompt_tokens, output_tokens, first, last: arrived, over }
+        let list = &metrics.under_way;
+        let place = Some(UnderWay::enter(list, context.clone(), arrived, prompt_tokens, turn));
+        let (output_tokens, first, last) = (0, None, arrived);
+        Self { metrics, context, arrived, prompt_tokens, output_tokens, first, last, place }
     }
 
     /// A token has come.
@@ -42,6 +51,9 @@ impl Stopwatch {
         }
         self.last = now;
         self.output_tokens += 1;
+        if let Some(place) = &self.place {
+            place.token();
+        }
     }
 
     /// It ended as it should. The engine tells its times unless a stop string ended it.
@@ -86,7 +98,7 @@ impl Stopwatch {
     }
 
     fn ended(&mut self, reason: &'static str, usage: Option<&Usage>) {
-        self.over = true;
+        self.place = None;
         self.metrics.ended(reason);
         if let Some(context) = &self.context {
             context.took(SequenceTimes {
@@ -105,7 +117,7 @@ impl Drop for Stopwatch {
     /// If it is not over, the client has left.
     fn drop(&mut self) {
         self.metrics.left();
-        if !self.over {
+        if self.place.is_some() {
             self.ended("abort", None);
         }
     }

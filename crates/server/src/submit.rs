@@ -35,7 +35,8 @@ pub(crate) fn submit(
     let rules = Arc::new(rules(served, order));
     let prompts = order.prompts.iter().flat_map(|prompt| vec![prompt; order.sampling.best_of]);
     let sequences = streams.into_iter().zip(prompts).map(|(stream, prompt)| {
-        let watch = Stopwatch::new(served.metrics.clone(), arrived, prompt.tokens.len());
+        let (metrics, turn) = (served.metrics.clone(), stream.turn());
+        let watch = Stopwatch::new(metrics, arrived, prompt.tokens.len(), turn);
         let echo = order.reply.echo.then(|| Echo {
             text: prompt.text.clone().unwrap_or_else(|| {
                 served.app.tokenizer.decode(&prompt.tokens, order.reply.skip_special)

@@ -12,6 +12,7 @@ mod page;
 mod scores;
 mod script;
 mod server;
+mod status;
 mod streams;
 mod time;
 mod tools;

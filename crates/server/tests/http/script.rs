@@ -51,7 +51,10 @@ impl Runner for Scripted {
             if let Some(asked) = &chunk.prompt_logprobs {
                 one.prompt = asked.targets.iter().map(|token| score(*token, asked.top)).collect();
             }
-            let told = sample.is_some() || !one.prompt.is_empty();
+            if chunk.pooling.is_some() {
+                one.pooled = Some(hidden(&chunk.tokens[chunk.pooled()]));
+            }
+            let told = sample.is_some() || !one.prompt.is_empty() || one.pooled.is_some();
             sampled.extend(told.then_some(one));
         }
         Ok(sampled)
@@ -77,6 +80,17 @@ fn choose(seq: SeqId, row: &SampleRow) -> Sampled {
     }
     let logprob = row.params.logprobs.map(|top| score(token, top));
     Sampled { seq, prompt: Vec::new(), token: Some(token), logprob, pooled: None }
+}
+
+/// The sum of the hidden states of these tokens: a token's is its id, and three numbers more.
+fn hidden(tokens: &[u32]) -> Vec<f32> {
+    let mut sum = vec![0.0; 4];
+    for token in tokens {
+        for (sum, part) in sum.iter_mut().zip([*token as f32, 1.0, 0.0, -2.0]) {
+            *sum += part;
+        }
+    }
+    sum
 }
 
 /// The chosen token is the likeliest; the last alternative is impossible.
