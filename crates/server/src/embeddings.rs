@@ -6,14 +6,14 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use kvant_engine::{
-    GenerateRequest, Pooling, Rejected, SamplingParams, StopRules, TokenEvent, TokenStream,
-};
+use kvant_engine::{GenerateRequest, Pooling, SamplingParams, StopRules};
 use serde_json::{Value, json};
 
 use crate::body;
 use crate::error::ApiError;
 use crate::json::{Fields, token_id, wrong_type};
+use crate::sequence::{Rules, Sequence};
+use crate::sequences::Sequences;
 use crate::served::Served;
 use crate::stopwatch::Stopwatch;
 use crate::unknown::Unknown;
@@ -62,27 +62,44 @@ pub(crate) async fn create(
     let body = body::read(request, &served.app.options).await?;
     served.check_open()?;
     let inputs = served.work(move |served| read(served, &body)).await?;
-    let mut streams = Vec::new();
-    for prompt in &inputs.prompts {
-        let stream = served.app.handle.submit(pooled(&served, prompt.clone()));
-        let stream = stream.map_err(|rejected| rejection(&served, rejected))?;
-        let (metrics, turn) = (served.metrics.clone(), stream.turn());
-        streams.push((stream, Stopwatch::new(metrics, arrived, prompt.len(), turn)));
-    }
-    let mut list = Vec::new();
-    for (index, (stream, watch)) in streams.into_iter().enumerate() {
-        let hidden = hidden(stream, watch).await.map_err(|error| served.public(error))?;
+    let embeddings = pool(&served, &inputs, arrived).await?;
+    let data = embeddings.into_iter().enumerate().map(|(index, hidden)| {
         let embedding = told(&unit(hidden, inputs.width), inputs.base64);
-        list.push(json!({"object": "embedding", "index": index, "embedding": embedding}));
-    }
+        json!({"object": "embedding", "index": index, "embedding": embedding})
+    });
+    let data: Vec<Value> = data.collect();
     let tokens: usize = inputs.prompts.iter().map(|prompt| prompt.len()).sum();
     let answer = json!({
         "object": "list",
-        "data": list,
+        "data": data,
         "model": served.app.model.id,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     });
     Ok((inputs.unknown, Json(answer)).into_response())
+}
+
+/// The pooled hidden state of every prompt, in the times that the request has.
+async fn pool(
+    served: &Served,
+    inputs: &Inputs,
+    arrived: Instant,
+) -> Result<Vec<Vec<f32>>, ApiError> {
+    let rules = Arc::new(Rules::of_pooling(served.app.tokenizer.clone()));
+    let mut list = Vec::new();
+    for prompt in &inputs.prompts {
+        let stream = served.app.handle.submit(pooled(served, prompt.clone()));
+        let stream = stream.map_err(|rejected| served.rejected(rejected))?;
+        let (metrics, turn) = (served.metrics.clone(), stream.turn());
+        let watch = Stopwatch::new(metrics, arrived, prompt.len(), turn);
+        list.push(Sequence::new(stream, rules.clone(), None, watch));
+    }
+    let mut sequences = Sequences::new(list);
+    let mut embeddings = vec![Vec::new(); sequences.len()];
+    while let Some(next) = sequences.next().await {
+        let (index, piece) = next.map_err(|error| served.public(error))?;
+        embeddings[index] = piece.pooled;
+    }
+    Ok(embeddings)
 }
 
 fn read(served: &Served, body: &[u8]) -> Result<Inputs, ApiError> {
@@ -188,10 +205,6 @@ fn check_queue(served: &Served, prompts: &[Arc<[u32]>]) -> Result<(), ApiError> 
     Ok(())
 }
 
-fn rejection(served: &Served, rejected: Rejected) -> ApiError {
-    served.rejected(rejected)
-}
-
 fn pooled(served: &Served, prompt: Arc<[u32]>) -> GenerateRequest {
     GenerateRequest {
         prompt,
@@ -206,19 +219,6 @@ fn pooled(served: &Served, prompt: Arc<[u32]>) -> GenerateRequest {
         constraint: None,
         pooling: Some(served.app.model.embedding.pooling),
     }
-}
-
-async fn hidden(mut stream: TokenStream, mut watch: Stopwatch) -> Result<Vec<f32>, ApiError> {
-    let why = match stream.recv().await {
-        Some(TokenEvent::Pooled { hidden, usage }) => {
-            watch.finished("stop", Some(&usage));
-            return Ok(hidden);
-        }
-        Some(TokenEvent::Failed(why)) => why,
-        _ => "the engine has stopped".to_owned(),
-    };
-    watch.failed();
-    Err(ApiError::internal("engine_failed", why))
 }
 
 /// The first numbers, of length one together.

@@ -23,6 +23,8 @@ pub(crate) struct Piece {
     pub(crate) scores: Vec<Score>,
     /// Of the prompt's tokens but the first, if they were asked for.
     pub(crate) prompt: Vec<TokenLogprob>,
+    /// The prompt's pooled hidden state, if that was asked for; then nothing else comes.
+    pub(crate) pooled: Vec<f32>,
     /// In the last piece.
     pub(crate) end: Option<End>,
 }
@@ -64,6 +66,7 @@ impl Piece {
         self.tokens.extend(more.tokens);
         self.scores.extend(more.scores);
         self.prompt.extend(more.prompt);
+        self.pooled.extend(more.pooled);
         self.end = more.end;
     }
 
@@ -120,6 +123,24 @@ pub(crate) struct Echo {
     pub(crate) scores: Vec<TokenLogprob>,
     /// Alternatives that are told.
     pub(crate) top: usize,
+}
+
+impl Rules {
+    /// Of prompts that are read and not answered.
+    pub(crate) fn of_pooling(tokenizer: Arc<Tokenizer>) -> Self {
+        Self {
+            tokenizer,
+            stop_strings: Vec::new(),
+            stop_tokens: Vec::new(),
+            min_tokens: 0,
+            skip_special: false,
+            shown: Arc::default(),
+            answer: AnswerRules::default(),
+            prompt_only: false,
+            scores: false,
+            prompt_scores: false,
+        }
+    }
 }
 
 impl Sequence {
@@ -192,7 +213,10 @@ impl Sequence {
                 self.tell_prompt();
                 Ok(Some(self.done(reason, &usage)))
             }
-            Some(TokenEvent::Pooled { .. }) => Err(self.failed("a prompt was pooled".to_owned())),
+            Some(TokenEvent::Pooled { hidden, usage }) => {
+                self.piece.pooled = hidden;
+                Ok(Some(self.end("stop", None, Some(&usage))))
+            }
             Some(TokenEvent::Stuck(why)) => Err(self.stuck(why)),
             Some(TokenEvent::Failed(why)) => Err(self.failed(why)),
             None => Err(self.unread()),

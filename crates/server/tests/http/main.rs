@@ -4,6 +4,7 @@
 
 mod access;
 mod client;
+mod embeddings;
 mod endpoints;
 mod errors;
 mod leaving;
