@@ -6,6 +6,7 @@
 mod gbnf;
 mod matcher;
 mod nesting;
+mod numbers;
 mod spec;
 
 #[cfg(test)]
@@ -34,6 +35,9 @@ const MASK_ITEMS: usize = 50_000;
 /// What it may spend on the terminals of a grammar, and symbols of its rules.
 const COMPILE_FUEL: u64 = 1_000_000;
 const COMPILE_SYMBOLS: usize = 500_000;
+
+/// How llguidance says that no token fits.
+const DEAD_END: &str = "NoExtensionBias";
 
 /// Characters of a message that are told.
 const TOLD: usize = 300;
@@ -131,6 +135,7 @@ impl Grammar {
         limits: &GrammarLimits,
     ) -> Result<Self, Error> {
         nesting::check(spec, limits)?;
+        numbers::check(spec)?;
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(COMPILE_STACK);
             let compiling = thread.spawn_scoped(scope, || compile(env, spec, limits));
@@ -168,6 +173,9 @@ fn compile(env: &GrammarEnv, spec: &GrammarSpec, limits: &GrammarLimits) -> Resu
 /// What llguidance says, on one line and no longer than is of use.
 fn refused(error: &str) -> Error {
     let first = error.split("\n<backtrace>").next().unwrap_or_default();
+    if first.starts_with(DEAD_END) {
+        return Error::Grammar("it leaves nothing that could come next".to_owned());
+    }
     let words: Vec<&str> = first.split_whitespace().collect();
     let line = words.join(" ");
     let told: String = line.chars().take(TOLD).collect();
