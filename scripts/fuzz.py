@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Sends damaged JSON bodies to a server of the built-in model, each drawn from a seed. Fails at a 5xx, a panic, an
-answer that does not come, or an engine whose heartbeat is late.
+"""Sends a server of the built-in model, each drawn from a seed, damaged JSON bodies and bodies that ask for what an
+answer is to be like: schemas, expressions, grammars. Fails at a 5xx, a panic, an answer that does not come or is not JSON
+under a schema, an engine whose heartbeat is late by a second, or a page that is held at the end.
 
-    python3 scripts/fuzz-bodies.py --binary target/release/kvant --count 10000
+    python3 scripts/fuzz.py --binary target/release/kvant --bodies 10000 --guides 2000
 
 Talks to 127.0.0.1 only. Prints one JSON object.
 """
@@ -15,9 +16,12 @@ import json
 import random
 import signal
 import threading
+import time
 
+import guides
 from soak import Server
 
+CLIENTS = 4
 ROUTES = ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/responses", "/v1/messages",
           "/v1/embeddings"]
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
@@ -71,58 +75,119 @@ def damaged(draw, route):
     return text
 
 
-def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--binary", required=True)
-    arguments.add_argument("--count", type=int, default=10_000)
-    arguments.add_argument("--seed", type=int, default=1)
-    options = arguments.parse_args()
-    # A heartbeat that is late by a second turns /health to 503.
-    server = Server(options.binary, ["--set", "scheduler.stall_seconds=1", "--set", "scheduler.context_tokens=512"])
-    over = threading.Event()
-    sick = []
+def broken_body(draw):
+    route = draw.choice(ROUTES)
+    return route, damaged(draw, route), False
 
-    def watch():
-        while not over.wait(0.05):
-            status, text = server.get("/health")
+
+def guided_body(draw):
+    route, body, is_json = guides.body(draw)
+    return route, json.dumps(body).encode(), is_json
+
+
+def not_json(answer):
+    """The first choice that has ended by itself and is not JSON."""
+    for choice in answer["choices"]:
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+        if choice["finish_reason"] == "stop":
+            try:
+                json.loads(text)
+            except ValueError:
+                return text
+    return None
+
+
+class Fuzz:
+    """A few clients that send what they draw, one body at a time each, and somebody who asks for the health."""
+
+    def __init__(self, server, seed):
+        self.server, self.seed = server, seed
+        self.lock = threading.Lock()
+        self.troubles, self.late, self.slowest = [], [], 0
+        self.over = threading.Event()
+
+    def watch(self):
+        while not self.over.wait(0.05):
+            status, text = self.server.get("/health", timeout=60)
             if status != 200:
-                sick.append(text)
+                self.late.append(text)
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    statuses = {route: collections.Counter() for route in ROUTES}
-    troubles = []
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    for number in range(options.count):
-        draw = random.Random(options.seed * 1_000_003 + number)
-        route = draw.choice(ROUTES)
-        body = damaged(draw, route)
+    def one(self, connection, route, body, is_json):
+        """The status, 599 if none came, and what is wrong with the answer."""
         try:
             connection.request("POST", route, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
-            status = answer.status
-            if status == 200 and b'"error"' in text and b"server_error" in text:
-                status = 500
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            status, text = 599, repr(error).encode()
-        statuses[route][status] += 1
-        if status >= 500:
-            troubles.append(f"seed {options.seed}, number {number}: {route} {status} {body[:200]!r} {text[:200]!r}")
-    over.set()
-    watching.join()
+            return 599, repr(error)
+        if answer.status >= 500 or b"panic: " in text:
+            return answer.status, text[:200]
+        if answer.status == 200 and b'"error"' in text and b"server_error" in text:
+            return 500, text[-200:]
+        if answer.status == 200 and is_json and not text.startswith(b"data: "):
+            if (wrong := not_json(json.loads(text))) is not None:
+                return 200, f"not JSON: {wrong[:200]!r}"
+        return answer.status, None
+
+    def work(self, draw_body, numbers, statuses):
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        for number in numbers:
+            route, body, is_json = draw_body(random.Random(self.seed * 1_000_003 + number))
+            asked = time.monotonic()
+            status, wrong = self.one(connection, route, body, is_json)
+            with self.lock:
+                statuses[route][status] += 1
+                self.slowest = max(self.slowest, time.monotonic() - asked)
+                if wrong is not None:
+                    self.troubles.append(f"seed {self.seed}, number {number}: {route} {status} {body[:1000]!r} {wrong}")
+
+    def send(self, draw_body, count):
+        """How so many bodies were answered, by route."""
+        statuses = collections.defaultdict(collections.Counter)
+        shares = [range(first, count, CLIENTS) for first in range(CLIENTS)]
+        threads = [threading.Thread(target=self.work, args=(draw_body, share, statuses)) for share in shares]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return {route: dict(sorted(counts.items())) for route, counts in sorted(statuses.items())}
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--binary", required=True)
+    arguments.add_argument("--bodies", type=int, default=10_000)
+    arguments.add_argument("--guides", type=int, default=2_000)
+    arguments.add_argument("--seed", type=int, default=1)
+    options = arguments.parse_args()
+    # A heartbeat that is late by a second turns /health to 503.
+    server = Server(options.binary, ["--set", "scheduler.stall_seconds=1", "--set", "scheduler.context_tokens=512"])
+    fuzz = Fuzz(server, options.seed)
+    watching = threading.Thread(target=fuzz.watch, daemon=True)
+    watching.start()
     report = {
-        "bodies": options.count,
-        "statuses": {route: dict(sorted(counts.items())) for route, counts in statuses.items()},
-        "troubles": troubles[:10],
-        "late_heartbeats": sick[:10],
+        "bodies": fuzz.send(broken_body, options.bodies),
+        "guides": fuzz.send(guided_body, options.guides),
+        "slowest_seconds": round(fuzz.slowest, 2),
+    }
+    held = "kvant:pages_used"
+    until = time.monotonic() + 5
+    while server.metric(held) > 0 and time.monotonic() < until:
+        time.sleep(0.05)
+    fuzz.over.set()
+    watching.join()
+    report |= {
+        "troubles": len(fuzz.troubles),
+        "examples": fuzz.troubles[:10],
+        "late_heartbeats": fuzz.late[:10],
         "panics": server.metric("kvant:panics_total"),
-        "pages_left": server.metric("kvant:pages_used"),
+        "pages_left": server.metric(held),
     }
     server.child.send_signal(signal.SIGTERM)
     report["exit_code"] = server.child.wait(timeout=60)
-    report["passed"] = not troubles and not sick and report["panics"] == 0 and report["exit_code"] == 0
+    sound = not fuzz.troubles and not fuzz.late and report["panics"] == 0 and report["pages_left"] == 0
+    report["passed"] = sound and report["exit_code"] == 0
     print(json.dumps(report, indent=1))
     raise SystemExit(0 if report["passed"] else 1)
 
