@@ -9,6 +9,10 @@ use kvant_engine::{Handle, Health};
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Looks in a row that must find it stalled. One may be the first thing that happens in a process
+/// that was stopped as a whole, before its engine has had a turn.
+const LOOKS: u32 = 5;
+
 /// How long streams may take to say that the engine is dead before the answer is final.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -35,13 +39,18 @@ impl fmt::Display for Fault {
 /// Waits, on a thread of its own, until the engine is dead, or stalled for `patience`. A thread, so
 /// that it sees a stall of the server's own threads too.
 pub fn watch(handle: &Handle, patience: Duration) -> Fault {
+    let mut stalled = 0;
     loop {
-        match handle.health() {
+        let health = handle.health();
+        stalled = if matches!(health, Health::Stalled(_)) { stalled + 1 } else { 0 };
+        match health {
             Health::Dead(why) => {
                 std::thread::sleep(LAST_WORDS);
                 return Fault::Dead(why);
             }
-            Health::Stalled(silent) if silent >= patience => return Fault::Stalled(silent),
+            Health::Stalled(silent) if silent >= patience && stalled >= LOOKS => {
+                return Fault::Stalled(silent);
+            }
             Health::Ok | Health::Draining | Health::Stalled(_) => std::thread::sleep(LOOK),
         }
     }
