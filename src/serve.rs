@@ -58,7 +58,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let (words, handle) = (words?, handle?);
     watch(&config.server, handle.clone());
     let app = app(&config, &opened, words, handle, (&guards, traces))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().max_blocking_threads(app.options.blocking_threads());
+    let runtime = runtime.build();
     let runtime = runtime.context("cannot start the threads of the server")?;
     let result = runtime.block_on(serve(place, app, guards, config.server.drain_seconds));
     // Whatever still runs has had its time.

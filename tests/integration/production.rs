@@ -129,6 +129,26 @@ fn going_down_has_a_limit() {
     drop(stream);
 }
 
+/// Work on text and grammars may block a thread each, and no more of them than can have a turn.
+#[cfg(target_os = "linux")]
+#[test]
+fn bursts_leave_no_crowd_of_threads() {
+    let running = Running::start(&[]);
+    let address = running.address.as_str();
+    let before = running.threads();
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let body = json!({"prompt": "The whale ".repeat(100), "max_tokens": 1});
+    for _ in 0..5 {
+        std::thread::scope(|scope| {
+            for _ in 0..100 {
+                scope.spawn(|| assert_eq!(post(address, TEXT, &body).status, 200));
+            }
+        });
+        let after = running.threads();
+        assert!(after <= before + cores + 4, "{before} threads have become {after}");
+    }
+}
+
 #[test]
 fn the_limits_of_a_file_hold() {
     let running = Running::start(&["--set", "limits.choices=2", "--set", "limits.head_lines=10"]);

@@ -86,6 +86,15 @@ impl Running {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl Running {
+    /// Threads that it has now.
+    pub(crate) fn threads(&self) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        tasks.expect("it lives").count()
+    }
+}
+
 #[cfg(unix)]
 impl Running {
     /// Sends SIGTERM.

@@ -23,7 +23,7 @@ pub(crate) use fields::read;
 const KEPT: usize = 16;
 
 /// Grammars that compile at the same time.
-const TURNS: usize = 4;
+pub(crate) const TURNS: usize = 4;
 
 /// Bounds of what an answer can be made to be like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::guide::GuideLimits;
+use crate::guide::{GuideLimits, TURNS};
 
 /// Sequences of one request at most: prompts times `n`.
 pub(crate) const SEQUENCES_MAX: usize = 1024;
@@ -30,6 +30,14 @@ pub struct ServerOptions {
     pub patience: Patience,
     /// What one request may ask for.
     pub bounds: Bounds,
+}
+
+impl ServerOptions {
+    /// Threads for work that may block which a runtime needs at most. What is more waits for its
+    /// turn anyway; without a bound each burst would leave threads with stacks and heaps behind.
+    pub fn blocking_threads(&self) -> usize {
+        self.text_tasks.max(1) + TURNS
+    }
 }
 
 impl Default for ServerOptions {
