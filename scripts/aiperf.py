@@ -16,23 +16,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 
-from soak import Server
+from soak import Server, installed
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PLACE = ROOT / "target" / "aiperf"
 PROFILE = ["--endpoint-type", "chat", "--tokenizer", str(ROOT / "models" / "tiny-llama-1m"), "--random-seed", "1",
            "--synthetic-input-tokens-mean", "200", "--synthetic-input-tokens-stddev", "50", "--output-tokens-mean", "60",
            "--output-tokens-stddev", "10", "--ui", "none", "--no-gpu-telemetry"]
-
-
-def installed():
-    program = PLACE / "venv" / "bin" / "aiperf"
-    if not program.exists():
-        subprocess.run([sys.executable, "-m", "venv", PLACE / "venv"], check=True)
-        subprocess.run([program.with_name("pip"), "install", "--quiet", "--disable-pip-version-check", "aiperf"], check=True)
-    return program
 
 
 def profile(program, server, options, stream):
@@ -77,7 +68,7 @@ def main():
     arguments.add_argument("--requests", type=int, default=200)
     arguments.add_argument("--concurrency", type=int, default=16)
     options = arguments.parse_args()
-    program = installed()
+    program = installed("aiperf")
     server = Server(options.binary, [])
     report, troubles = {"aiperf": subprocess.check_output([program, "--version"], text=True).strip()}, []
     for stream in (True, False):

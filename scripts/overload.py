@@ -6,8 +6,9 @@ random times and whether or not it answers. Fails if a refusal is not 429 or 503
     python3 scripts/overload.py --binary target/release/kvant --seconds 120
 
 One thread sends all and adds little load of its own; the system's clock of each packet tells when an answer came, however
-late this thread wakes up. What other programs took of the machine is told: over 5 % the figures say little, because their
-time is missing from goodput. Talks to 127.0.0.1 only. Prints one JSON object.
+late this thread wakes up. Goodput is what the server generated after a second of warming up: whatever it takes, it answers
+whole, and that is checked. What other programs took of the machine is told: over 5 % goodput says little, because their
+time is missing from it. Talks to 127.0.0.1 only. Prints one JSON object.
 """
 
 import argparse
@@ -25,8 +26,8 @@ import time
 from soak import Server
 
 SEQUENCES = 8
-WAITING = 8
-TOKENS = 100
+WAITING = 16
+TOKENS = 400
 TIMES = 4
 BODY = json.dumps({"prompt": "The whale", "max_tokens": TOKENS, "ignore_eos": True})
 REQUEST = (f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n"
@@ -34,6 +35,7 @@ REQUEST = (f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: applicati
 WHOLE = f'"completion_tokens":{TOKENS}'.encode()
 SO_TIMESTAMPNS = 35  # Linux: a packet's arrival comes with its bytes
 BOUND_SECONDS = 0.05
+GENERATED = "vllm:generation_tokens_total"
 
 
 class Client:
@@ -108,9 +110,10 @@ class Load:
         return None
 
     def run(self):
-        """Tokens a second of answers that came within the time."""
+        """Tokens a second, and what other programs took of the machine, in percent."""
         draw = random.Random(1)
         start = time.monotonic()
+        warm, (machine, ours) = None, taken(self.server)
         end, due, look = start + self.seconds, start, start
         for _ in range(self.clients):
             self.ask()
@@ -119,6 +122,8 @@ class Load:
                 self.late = max(self.late, now - due)
                 self.ask()
                 due += draw.expovariate(self.rate)
+            if warm is None and now > start + 1:
+                warm = time.monotonic(), self.server.metric(GENERATED)
             if look <= now:
                 self.sizes.append(self.server.rss())
                 look = now + 0.5
@@ -126,11 +131,14 @@ class Load:
                 self.take(number)
             while self.clients > len(self.busy):
                 self.ask()
-        good = self.statuses[200] * TOKENS / (time.monotonic() - start)
+        since, already = warm
+        good = (self.server.metric(GENERATED) - already) / (time.monotonic() - since)
+        machine, ours = (now - then for now, then in zip(taken(self.server), (machine, ours)))
+        others = 100 * max(machine - ours, 0) / (time.monotonic() - start) / os.cpu_count()
         # What is under way ends with its connection.
         for client in [*self.busy.values(), *self.idle]:
             client.socket.close()
-        return good
+        return round(good), round(others, 1)
 
 
 def taken(server):
@@ -155,19 +163,17 @@ def main():
     arguments.add_argument("--seconds", type=float, default=120)
     options = arguments.parse_args()
     server = Server(options.binary, ["--sequences", str(SEQUENCES), "--set", f"scheduler.waiting_requests={WAITING}"])
-    # Full and with somebody always waiting, but nobody refused.
-    clients, short = SEQUENCES + WAITING // 2, max(options.seconds / 6, 3)
+    # Full, and not refused even where all answers end at once.
+    clients, short = SEQUENCES + WAITING // 4, max(options.seconds / 6, 3)
     Load(server, short, clients).run()
     settled(server)
-    before = Load(server, short, clients).run()
+    before, others_before = Load(server, short, clients).run()
     settled(server)
     offered = TIMES * before / TOKENS
-    machine, ours = taken(server)
     load = Load(server, options.seconds, rate=offered)
-    goodput = load.run()
-    machine, ours = (now - then for now, then in zip(taken(server), (machine, ours)))
+    goodput, others = load.run()
     settled(server)
-    after = Load(server, short, clients).run()
+    after, others_after = Load(server, short, clients).run()
     refusals = sorted(load.refusals)
     at = lambda part: round(1e3 * refusals[min(int(len(refusals) * part), len(refusals) - 1)], 1) if refusals else None
     sizes, tenth = load.sizes, max(len(load.sizes) // 10, 1)
@@ -178,11 +184,11 @@ def main():
         "troubles": load.troubles[:10],
         "refusal_ms": {"median": at(0.5), "p99": at(0.99), "most": at(1)},
         "refusals_over_50_ms": sum(took > BOUND_SECONDS for took in refusals),
-        "tokens_per_second": {"before": round(before), "overload": round(goodput), "after": round(after)},
+        "tokens_per_second": {"before": before, "overload": goodput, "after": after},
         "goodput_of_peak": round(goodput / max(before, after), 3),
         "rss_change_percent": round(100 * (mean(sizes[-tenth:]) / mean(sizes[tenth:2 * tenth]) - 1), 2),
         "client_late_ms": round(1e3 * load.late, 1),
-        "taken_by_others_percent": round(100 * max(machine - ours, 0) / options.seconds / os.cpu_count(), 1),
+        "taken_by_others_percent": {"before": others_before, "overload": others, "after": others_after},
     }
     server.child.send_signal(signal.SIGTERM)
     report["exit_code"] = server.child.wait(timeout=60)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Two servers of the built-in model behind the SMG gateway (PyPI `smg`): chats and streams pass; one replica is killed
-under load, then another is asked to go down. Fails if a request is lost before its first byte, if SIGTERM loses any
-request at all, or if a metric's name that Kubernetes' Gateway API Inference Extension reads is missing.
+"""Two servers of the built-in model behind the SMG gateway (PyPI `smg`, put into target/smg at the first run): chats and
+streams pass; one replica is killed under load, then another is asked to go down. Fails if a request is lost before its
+first byte, if SIGTERM loses any request at all, or if a metric's name that Kubernetes' Gateway API Inference Extension
+reads is missing.
 
-    python3 -m venv smg && smg/bin/pip install smg
-    python3 scripts/replicas.py --binary target/release/kvant --smg smg/bin/smg
+    python3 scripts/replicas.py --binary target/release/kvant
 
-Talks to 127.0.0.1 only. Prints one JSON object.
+Talks to 127.0.0.1 and, to install, a Python package registry. Prints one JSON object.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import subprocess
 import threading
 import time
 
-from soak import Server
+from soak import Server, installed
 
 # What pickers of endpoints read: load, room, and the shape of the cache.
 NAMES = ["vllm:num_requests_waiting", "vllm:num_requests_running", "vllm:kv_cache_usage_perc", "vllm:cache_config_info"]
@@ -96,17 +96,17 @@ class Gateway:
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--binary", required=True)
-    arguments.add_argument("--smg", required=True)
     options = arguments.parse_args()
+    smg = installed("smg")
     replicas = [Server(options.binary, FLAGS) for _ in range(2)]
     _, page = replicas[0].get("/metrics")
     missing = [name for name in NAMES if f"\n{name}{{" not in page]
-    gateway = Gateway(options.smg, replicas)
+    gateway = Gateway(smg, replicas)
     quiet = under_load(gateway.port, lambda: None)
     killed = under_load(gateway.port, replicas[0].child.kill)
     gateway.child.kill()
     fresh = Server(options.binary, FLAGS)
-    gateway = Gateway(options.smg, [fresh, replicas[1]])
+    gateway = Gateway(smg, [fresh, replicas[1]])
     ended = under_load(gateway.port, lambda: fresh.child.send_signal(signal.SIGTERM))
     report = {
         "missing_names": missing,

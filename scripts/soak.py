@@ -12,17 +12,28 @@ import atexit
 import collections
 import http.client
 import json
-import os
+import pathlib
 import random
 import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 
 HUNG_SECONDS = 60  # keep-alive comments come every 15 s
 WORDS = "the whale was upon the sea and all the men in it looked over a long grey wave ".split()
+
+
+def installed(package):
+    """The program of a Python package, put into target/PACKAGE if it is not there."""
+    place = pathlib.Path(__file__).resolve().parent.parent / "target" / package
+    program = place / "venv" / "bin" / package
+    if not program.exists():
+        subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True)
+        subprocess.run([program.with_name("pip"), "install", "--quiet", "--disable-pip-version-check", package], check=True)
+    return program
 
 
 class Server:
@@ -39,6 +50,9 @@ class Server:
     def rss(self):
         with open(f"/proc/{self.child.pid}/status", encoding="ascii") as status:
             return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) * 1024
+
+    def threads(self):
+        return len(list(pathlib.Path(f"/proc/{self.child.pid}/task").iterdir()))
 
     def get(self, path, timeout=10):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -196,6 +210,7 @@ def main():
         "troubles": soak.troubles,
         "rss_mb": {"early": round(early / 1e6, 1), "late": round(late / 1e6, 1), "most": round(max(s for _, s in sizes) / 1e6, 1)},
         "rss_change_percent": round(100 * (late / early - 1), 2),
+        "threads": server.threads(),
         "health_ms": {"median": round(1e3 * health[len(health) // 2], 1), "p99": round(1e3 * health[len(health) * 99 // 100], 1)},
         "pages_left": server.metric(held),
         "slow_readers_cut": server.metric("kvant:slow_readers_total"),
