@@ -17,7 +17,7 @@ use kvant_kv_cache::{DeviceStore, Format, average_bits, bits};
 use kvant_models::Decoder;
 
 pub use agreement::{Agreement, agreement, sample_requests};
-use cache::{Heads, cache_error};
+use cache::{Heads, cache_error, strange_pages};
 pub use model::{PairLoad, model_agreement, replay_agreement};
 
 /// The largest relative error of attention: what queries of 15 bits and weights of 16 leave, on the
@@ -58,12 +58,6 @@ impl fmt::Display for Check {
 /// Heads and formats that are checked: all widths, the sizes that GPUs have kernels of their own
 /// for, and one that they have not.
 fn cases() -> Result<Vec<(Heads, &'static str, Format)>> {
-    let packed = |keys, values| -> Result<Format> {
-        let mut widths = average_bits("4")?;
-        widths.keys = bits(keys)?.unwrap_or(widths.keys);
-        widths.values = bits(values)?.unwrap_or(widths.values);
-        Ok(Format::TurboQuant(widths))
-    };
     let heads = |dim, kv, group| Heads { q: kv * group, kv, dim };
     Ok(vec![
         (heads(64, 2, 1), "f16", Format::Dense),
@@ -77,6 +71,13 @@ fn cases() -> Result<Vec<(Heads, &'static str, Format)>> {
         (heads(96, 2, 1), "tq2", packed(2, 2)?),
         (heads(256, 1, 2), "k6v8", packed(6, 8)?),
     ])
+}
+
+fn packed(keys: usize, values: usize) -> Result<Format> {
+    let mut widths = average_bits("4")?;
+    widths.keys = bits(keys)?.unwrap_or(widths.keys);
+    widths.values = bits(values)?.unwrap_or(widths.values);
+    Ok(Format::TurboQuant(widths))
 }
 
 /// All checks of the cache's kernels; `each` gets them as they are done.
@@ -107,6 +108,12 @@ pub fn check_cache(gpu: &Gpu, each: &mut dyn FnMut(Check)) -> Result<()> {
             Ok(format!("within {error:.1e} of the CPU"))
         }));
     }
+    let (heads, name, format) = (Heads { q: 2, kv: 1, dim: 64 }, "tq4", packed(4, 4)?);
+    each(Check::run(format!("kv_encode: {name}, numbers that are not finite"), || {
+        let pages = strange_pages(gpu, heads, format)?;
+        anyhow::ensure!(pages == 1, "{pages} pages were found to hold some, not 1");
+        Ok("the page that holds some is counted when it is packed".to_owned())
+    }));
     Ok(())
 }
 

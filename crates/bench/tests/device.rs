@@ -43,6 +43,7 @@ fn check(files: &ModelFiles, presets: &[&str], load: &PairLoad, dummy: bool) {
     for preset in presets {
         let found = model_agreement(&cpu, (&on_gpu, gpu), preset, load).unwrap();
         eprintln!("{preset}: {found:?}, {:.2} %", found.percent());
+        assert_eq!(found.waits, found.steps, "{preset}: the host waits once a step");
         if found.percent() < 99.0 {
             wrong.push(format!("{preset}: {:.2} % of {}", found.percent(), found.tokens));
         }

@@ -27,6 +27,7 @@ fn short_requests_on_a_gpu_get_the_tokens_of_the_cpu() {
         let found = model_agreement(&cpu, (&on_gpu, device.gpu().unwrap()), preset, &load).unwrap();
         eprintln!("{preset}: {found:?}");
         assert_eq!(found.same, found.tokens, "{preset}");
+        assert_eq!(found.waits, found.steps, "{preset}: the host waits once a step");
         assert_eq!(found.packed > 0, preset == "tq4", "{preset}: {} pages packed", found.packed);
     }
 }

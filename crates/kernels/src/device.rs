@@ -18,7 +18,9 @@ mod spec;
 use kvant_turboquant::Widths;
 
 pub use dense::{dense_block, dense_parts, dense_shared_bytes};
-pub use gpu::{Arg, Gpu, GpuBuffer, GpuError, GpuMark, GpuMatmul, GpuProgram, GpuRecording, Place};
+pub use gpu::{
+    Arg, Gpu, GpuBuffer, GpuError, GpuMark, GpuMatmul, GpuProgram, GpuRecording, GpuResults, Place,
+};
 pub use params::{
     AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
     GateParams, LookupParams, NormParams, PagesParams, Params, PartParams, PickParams, PlaceParams,

@@ -24,6 +24,10 @@ pub struct Agreement {
     pub logprob: f32,
     /// Pages that the second one packed, each layer's for itself.
     pub packed: u64,
+    /// Steps that were computed.
+    pub steps: u64,
+    /// How often the host has waited for the GPU in them, where one was asked.
+    pub waits: u64,
 }
 
 impl Agreement {
@@ -93,6 +97,7 @@ pub fn agreement(
         if step.decode.is_empty() && step.prefill.is_empty() {
             continue;
         }
+        agreement.steps += 1;
         let wanted = reference.run(&step, &alive)?;
         let got = other.run(&step, &alive)?;
         let got: BTreeMap<SeqId, _> =

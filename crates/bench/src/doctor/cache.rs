@@ -36,6 +36,10 @@ const CHUNK_TOKENS: usize = 100;
 const DECODED: usize = 40;
 const SEED: u64 = 5;
 
+/// Positions of decode rows whose keys or values have a number that is not finite, all of the first
+/// of two pages.
+const STRANGE: [(usize, f32); 3] = [(7, f32::NAN), (20, f32::NEG_INFINITY), (50, -f32::NAN)];
+
 /// The same sequences on both sides.
 struct Pair<'a> {
     gpu: &'a Gpu,
@@ -53,22 +57,7 @@ struct Pair<'a> {
 pub(super) fn cache_error(gpu: &Gpu, heads: Heads, format: Format) -> Result<f64> {
     let longest = PROMPTS[0] + DECODED;
     let stride = pages_for(longest);
-    let shape = heads.shape(format);
-    let (pages, staging_tokens) = (stride * PROMPTS.len(), 4 * PAGE_TOKENS);
-    let room = DeviceRoom { pages, tails: PROMPTS.len(), staging_tokens, q_heads: heads.q };
-    let most = CHUNK_TOKENS * heads.q * heads.dim * size_of::<f32>();
-    let mut pair = Pair {
-        gpu,
-        heads,
-        cpu: (
-            PageStore::new(&shape, (pages, PROMPTS.len()), SEED),
-            Staging::new(&shape, staging_tokens),
-        ),
-        device: DeviceStore::new(gpu, &shape, room, SEED)?,
-        buffers: [gpu.alloc(most)?, gpu.alloc(most)?, gpu.alloc(most)?, gpu.alloc(most)?],
-        state: random::nth(11, heads.dim as u64),
-        worst: 0.0,
-    };
+    let mut pair = Pair::new(gpu, heads, format, stride * PROMPTS.len())?;
     let lists: Vec<Vec<PageId>> = (0..PROMPTS.len())
         .map(|index| (0..stride).map(|page| (page * PROMPTS.len() + index) as PageId).collect())
         .collect();
@@ -89,35 +78,86 @@ pub(super) fn cache_error(gpu: &Gpu, heads: Heads, format: Format) -> Result<f64
         pair.decode(&rows)?;
     }
     pair.device.finish()?;
-    pair.same_pages(&lists, format)?;
+    let lengths = PROMPTS.iter().enumerate().map(|(index, total)| total + DECODED - 3 * index);
+    pair.same_pages(&lists, &lengths.collect::<Vec<_>>(), format)?;
     Ok(pair.worst)
 }
 
-impl Pair<'_> {
-    fn numbers(&mut self, tokens: usize, heads: usize) -> Vec<f32> {
-        let count = tokens * heads * self.heads.dim;
-        (0..count).map(|_| random::normal(&mut self.state)).collect()
+/// Pages with vectors that are not finite, of those that decode rows of a sequence fill: as on the
+/// CPU, whose pages must be the same. Each such page is known when the step is over.
+pub(super) fn strange_pages(gpu: &Gpu, heads: Heads, format: Format) -> Result<u64> {
+    let mut pair = Pair::new(gpu, heads, format, 3)?;
+    let pages = vec![0, 1, 2];
+    for position in 0..=2 * PAGE_TOKENS {
+        let [q, mut k, mut v] = pair.numbers(1);
+        for (_, number) in STRANGE.iter().filter(|(at, _)| *at == position) {
+            k[position % heads.dim] = *number;
+            v[0] = -*number;
+        }
+        let row = Row { pages: &pages, tail: 0, position, tokens: 1 };
+        pair.cpu.0.append(0, &[row], &k, &v);
+        pair.device.begin(&[row], &[])?;
+        pair.attend(&[q, k, v])?;
+        pair.device.finish()?;
+        let (want, got) = (pair.cpu.0.conversions(), pair.device.conversions());
+        ensure!(
+            (got.pages, got.not_finite) == (want.pages, want.not_finite),
+            "behind position {position}: {got:?}, on the CPU {want:?}"
+        );
+    }
+    pair.same_pages(&[pages], &[2 * PAGE_TOKENS + 1], format)?;
+    Ok(pair.device.conversions().not_finite)
+}
+
+impl<'a> Pair<'a> {
+    fn new(gpu: &'a Gpu, heads: Heads, format: Format, pages: usize) -> Result<Self> {
+        let shape = heads.shape(format);
+        let (tails, staging_tokens) = (PROMPTS.len(), 4 * PAGE_TOKENS);
+        let room = DeviceRoom { pages, tails, staging_tokens, q_heads: heads.q };
+        let most = CHUNK_TOKENS * heads.q * heads.dim * size_of::<f32>();
+        Ok(Self {
+            gpu,
+            heads,
+            cpu: (
+                PageStore::new(&shape, (pages, tails), SEED),
+                Staging::new(&shape, staging_tokens),
+            ),
+            device: DeviceStore::new(gpu, &shape, room, SEED)?,
+            buffers: [gpu.alloc(most)?, gpu.alloc(most)?, gpu.alloc(most)?, gpu.alloc(most)?],
+            state: random::nth(11, heads.dim as u64),
+            worst: 0.0,
+        })
     }
 
-    /// q, k and v of some tokens, on both sides.
-    fn tokens(&mut self, tokens: usize) -> Result<[Vec<f32>; 3]> {
-        let Heads { q, kv, .. } = self.heads;
-        let numbers = [q, kv, kv].map(|heads| self.numbers(tokens, heads));
-        for (buffer, numbers) in self.buffers.iter().zip(&numbers) {
+    /// q, k and v of some tokens.
+    fn numbers(&mut self, tokens: usize) -> [Vec<f32>; 3] {
+        let Heads { q, kv, dim } = self.heads;
+        [q, kv, kv].map(|heads| {
+            (0..tokens * heads * dim).map(|_| random::normal(&mut self.state)).collect()
+        })
+    }
+
+    /// Queues the attention of the step that has begun.
+    fn attend(&mut self, numbers: &[Vec<f32>; 3]) -> Result<()> {
+        for (buffer, numbers) in self.buffers.iter().zip(numbers) {
             let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_ne_bytes()).collect();
             self.gpu.write(buffer, 0, &bytes)?;
         }
-        Ok(numbers)
+        let attention = DeviceAttention {
+            q_heads: self.heads.q,
+            scale: self.scale(),
+            window: None,
+            soft_cap: None,
+        };
+        let place = |index: usize| Place::buffer(&self.buffers[index], 0);
+        let qkv = [place(0)?, place(1)?, place(2)?];
+        Ok(self.device.attend(0, qkv, &place(3)?, &attention)?)
     }
 
     /// What the device gives of the step that has begun, against what the CPU gave.
-    fn compare(&mut self, want: &[f32]) -> Result<()> {
-        let Heads { q, dim, .. } = self.heads;
-        let attention =
-            DeviceAttention { q_heads: q, scale: self.scale(), window: None, soft_cap: None };
-        let place = |index: usize| Place::buffer(&self.buffers[index], 0);
-        let qkv = [place(0)?, place(1)?, place(2)?];
-        self.device.attend(0, qkv, &place(3)?, &attention)?;
+    fn compare(&mut self, numbers: &[Vec<f32>; 3], want: &[f32]) -> Result<()> {
+        let dim = self.heads.dim;
+        self.attend(numbers)?;
         self.device.finish()?;
         let got = self.gpu.read(&self.buffers[3], 0..size_of_val(want))?;
         let got: Vec<f32> = got.as_chunks().0.iter().map(|x| f32::from_ne_bytes(*x)).collect();
@@ -147,17 +187,18 @@ impl Pair<'_> {
         for start in (0..total).step_by(CHUNK_TOKENS) {
             let span = Span { start, end: (start + CHUNK_TOKENS).min(total), total };
             let tokens = span.end - start;
-            let [q, k, v] = self.tokens(tokens)?;
+            let numbers = self.numbers(tokens);
+            let [q, k, v] = &numbers;
             let params = self.params();
             let (store, staging) = &mut self.cpu;
-            staging.append(0, (key, start), &k, &v)?;
+            staging.append(0, (key, start), k, v)?;
             let mut want = vec![0.0; q.len()];
             let (tiles, list) = staging.view(0, key)?;
             let row = AttendRow { pages: list, position: start, tokens };
-            attend_dense(&mut want, &q, tiles, &[row], &params);
+            attend_dense(&mut want, q, tiles, &[row], &params);
             store.convert(0, (staging, key), span, Row { pages, tail, position: 0, tokens: 0 })?;
             self.device.begin(&[], &[Chunk { key, span, pages, tail, recent: None }])?;
-            self.compare(&want)?;
+            self.compare(&numbers, &want)?;
         }
         self.cpu.1.close(key);
         self.device.close(key);
@@ -165,10 +206,11 @@ impl Pair<'_> {
     }
 
     fn decode(&mut self, rows: &[Row<'_>]) -> Result<()> {
-        let [q, k, v] = self.tokens(rows.len())?;
+        let numbers = self.numbers(rows.len());
+        let [q, k, v] = &numbers;
         let params = self.params();
         let (store, _) = &mut self.cpu;
-        store.append(0, rows, &k, &v);
+        store.append(0, rows, k, v);
         let mut want = vec![0.0; q.len()];
         match store.tiles(0) {
             Tiles::Dense(tiles) => {
@@ -177,7 +219,7 @@ impl Pair<'_> {
                     .iter()
                     .map(|of| AttendRow { pages: of.pages, position: row(of).0, tokens: row(of).1 })
                     .collect();
-                attend_dense(&mut want, &q, tiles, &rows, &params);
+                attend_dense(&mut want, q, tiles, &rows, &params);
             }
             Tiles::Packed(tiles) => {
                 let rows: Vec<PackedRow<'_>> = rows
@@ -199,21 +241,20 @@ impl Pair<'_> {
                     sink_logits: None,
                     path: Path::best(),
                 };
-                attend_packed(&mut want, &q, tiles, &rows, &params);
+                attend_packed(&mut want, q, tiles, &rows, &params);
             }
         }
         self.device.begin(rows, &[])?;
-        self.compare(&want)
+        self.compare(&numbers, &want)
     }
 
     /// Full pages are the same bytes.
-    fn same_pages(&self, lists: &[Vec<PageId>], format: Format) -> Result<()> {
+    fn same_pages(&self, lists: &[Vec<PageId>], lengths: &[usize], format: Format) -> Result<()> {
         let (Tiles::Packed(tiles), Format::TurboQuant(_)) = (self.cpu.0.tiles(0), format) else {
             return Ok(());
         };
         let bytes = self.heads.kv * tiles.layout.tile_bytes();
-        for (index, list) in lists.iter().enumerate() {
-            let length = PROMPTS[index] + DECODED - 3 * index;
+        for (list, length) in lists.iter().zip(lengths) {
             // The newest page is in the tail.
             for page in &list[..(length - 1) / PAGE_TOKENS] {
                 let want = &tiles.tiles[*page as usize * bytes..][..bytes];

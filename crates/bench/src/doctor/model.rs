@@ -65,7 +65,10 @@ pub fn model_agreement(
     let store = PageStore::new(&shape, (pages, requests.max(1)), 1);
     let mut reference = ModelRunner::new(cpu.clone(), store, Staging::new(&shape, staging_tokens));
     let mut other = device_runner((on_gpu, gpu), &shape, load)?.replaying(Replay::On);
-    compare((&mut reference, &mut other), spec, load)
+    let before = gpu.waits();
+    let mut found = compare((&mut reference, &mut other), spec, load)?;
+    found.waits = gpu.waits() - before;
+    Ok(found)
 }
 
 /// One model on a GPU twice: steps of decoding that are replayed, beside the same ones launch by

@@ -90,7 +90,8 @@ impl DeviceRunner {
         Ok(())
     }
 
-    /// The tokens chosen after some of the step's.
+    /// Queues the choice of the tokens after some of the step's; those whose rules the GPU does
+    /// not know are chosen here.
     fn choose(&mut self, rows: &[Sampling<'_>]) -> Result<Vec<Option<Choice>>, RunError> {
         let mut choices = vec![None; rows.len()];
         self.sampler.begin(rows, 0)?;
@@ -106,7 +107,6 @@ impl DeviceRunner {
                 }
             }
         }
-        self.sampler.finish(rows, &mut choices)?;
         Ok(choices)
     }
 
@@ -142,7 +142,6 @@ impl DeviceRunner {
                 *choice = sampler::sample(&mut logits, row.sample);
             }
         }
-        self.sampler.finish(rows, &mut choices)?;
         Ok(choices)
     }
 
@@ -190,17 +189,14 @@ impl DeviceRunner {
 impl Runner for DeviceRunner {
     fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
         let rows = sampled_rows(step);
-        let choices = if let Some(filled) = self.kept.filled(step) {
+        let mut choices = if let Some(filled) = self.kept.filled(step) {
             self.decode(step, (&rows, filled), alive)?
         } else {
             self.forward(step, alive)?;
             self.choose(&rows)?
         };
         self.store.finish()?;
-        if rows.is_empty() {
-            // A step ends when it has been computed, for whoever measures it.
-            self.gpu.synchronize()?;
-        }
+        self.sampler.finish(&rows, &mut choices)?;
         let mut sampled = results(step, (&rows, choices), |first, asked| {
             alive.beat();
             self.prompt_scores(first, asked)

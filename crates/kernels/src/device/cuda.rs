@@ -23,6 +23,7 @@ use super::{
 };
 
 pub(super) mod queue;
+mod results;
 
 /// Why a program cannot be had or run.
 #[derive(Debug)]

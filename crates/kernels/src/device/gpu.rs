@@ -12,11 +12,12 @@
 
 mod error;
 mod place;
+mod results;
 
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use super::{Activations, Kernel, Params, Spec};
 
 pub use error::GpuError;
 pub use place::{Arg, Place};
+pub use results::GpuResults;
 
 /// A GPU: memory, programs and the queue. A clone is the same GPU.
 #[derive(Clone)]
@@ -42,6 +44,8 @@ struct Inside {
     programs: Mutex<Vec<(Spec, Arc<GpuProgram>)>>,
     /// Folder of compiled programs.
     compiled: Option<PathBuf>,
+    /// Of the host for the queue.
+    waits: AtomicU64,
 }
 
 /// Kernels that are ready to run on one GPU.
@@ -79,7 +83,8 @@ impl Gpu {
     fn over(queue: backend::Queue, compiled: Option<&Path>) -> Result<Self, GpuError> {
         let ops = GpuProgram(queue.ops(compiled)?);
         let (programs, compiled) = (Mutex::default(), compiled.map(Path::to_path_buf));
-        Ok(Self(Arc::new(Inside { queue, ops, programs, compiled })))
+        let waits = AtomicU64::default();
+        Ok(Self(Arc::new(Inside { queue, ops, programs, compiled, waits })))
     }
 
     /// Name of the device.
@@ -111,6 +116,7 @@ impl Gpu {
     /// Waits for everything in the queue and reads.
     pub fn read(&self, from: &GpuBuffer, range: Range<usize>) -> Result<Vec<u8>, GpuError> {
         fits("read", from, range.start, range.len())?;
+        self.0.waits.fetch_add(1, Ordering::Relaxed);
         self.0.queue.read(&from.0, range)
     }
 
@@ -257,7 +263,13 @@ impl Gpu {
 
     /// Waits for everything in the queue.
     pub fn synchronize(&self) -> Result<(), GpuError> {
+        self.0.waits.fetch_add(1, Ordering::Relaxed);
         self.0.queue.synchronize()
+    }
+
+    /// How often the host has waited for the queue; candle's own waits are not counted.
+    pub fn waits(&self) -> u64 {
+        self.0.waits.load(Ordering::Relaxed)
     }
 }
 
@@ -290,8 +302,8 @@ impl GpuProgram {
 }
 
 impl GpuMark {
-    /// How long the GPU took from here to a later mark, for which it is waited; nothing where the
-    /// GPU does not say.
+    /// How long the GPU took from here to a later mark, which the host has waited for; nothing
+    /// where the GPU does not say.
     pub fn until(&self, later: &Self) -> Result<Duration, GpuError> {
         self.0.until(&later.0)
     }

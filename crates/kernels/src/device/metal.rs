@@ -8,6 +8,7 @@
 
 mod absent;
 mod memory;
+mod results;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use super::{
 
 pub(in crate::device) use absent::{Mark, Recording};
 pub(in crate::device) use memory::{Memory, PlaceMemory};
+pub(in crate::device) use results::Results;
 
 /// Threads of a simd, which the kernels count on.
 const SIMD_THREADS: usize = 32;
@@ -75,6 +77,10 @@ impl Queue {
 
     pub(in crate::device) fn alloc(&self, bytes: usize) -> Result<Memory, GpuError> {
         Memory::new(&self.device, bytes)
+    }
+
+    pub(in crate::device) fn alloc_results(&self, count: usize) -> Result<Results, GpuError> {
+        Results::new(&self.device, count)
     }
 
     pub(in crate::device) fn write(

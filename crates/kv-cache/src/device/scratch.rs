@@ -1,6 +1,6 @@
 //! `Scratch`: what a step leaves on the GPU for its kernels: lists, parts of attention, counts.
 
-use kvant_kernels::device::{Gpu, GpuBuffer, GpuError, GpuMark, Place};
+use kvant_kernels::device::{Gpu, GpuBuffer, GpuError, GpuMark, GpuResults, Place};
 
 use super::lists::List;
 use super::packed::GpuPacked;
@@ -22,7 +22,7 @@ pub(super) struct Scratch {
     /// The same with maximum and sum in place of dim.
     pub(super) ends: GpuBuffer,
     /// Of every page packed in this step two words a head: vectors that are not finite.
-    strange: GpuBuffer,
+    strange: GpuResults,
     /// Zeros between any two launches.
     pub(super) counters: GpuBuffer,
     /// Pages packed in this step so far, each layer's for itself, with their heads.
@@ -40,7 +40,7 @@ impl Scratch {
             sums: gpu.alloc(4 * vectors * dim)?,
             ends: gpu.alloc(4 * 2 * vectors)?,
             counters: gpu.alloc(4 * vectors)?,
-            strange: gpu.alloc(4)?,
+            strange: gpu.alloc_results(1)?,
             packed: Vec::new(),
             marks: Vec::new(),
         })
@@ -58,17 +58,18 @@ impl Scratch {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let all = [&self.lists, &self.sums, &self.ends, &self.counters, &self.strange];
+        let all = [&self.lists, &self.sums, &self.ends, &self.counters];
         all.iter().map(|buffer| buffer.bytes() as u64).sum()
     }
 
     /// Uploads lists, for a step that packs so many heads of pages.
     pub(super) fn begin(&mut self, gpu: &Gpu, words: &[u32], heads: usize) -> Result<(), GpuError> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        for (buffer, needed) in [(&mut self.lists, bytes.len()), (&mut self.strange, 8 * heads)] {
-            if needed > buffer.bytes() {
-                *buffer = gpu.alloc(needed.next_power_of_two())?;
-            }
+        if bytes.len() > self.lists.bytes() {
+            self.lists = gpu.alloc(bytes.len().next_power_of_two())?;
+        }
+        if 2 * heads > self.strange.count() {
+            self.strange = gpu.alloc_results((2 * heads).next_power_of_two())?;
         }
         self.packed.clear();
         self.marks.clear();
@@ -122,19 +123,16 @@ impl Scratch {
             return Ok(());
         }
         let heads: usize = self.packed.iter().map(|(pages, heads)| pages * heads).sum();
-        let strange = Place::buffer(&self.strange, 8 * heads)?;
+        let strange = Place::results(&self.strange, 2 * heads)?;
         packed.pack(gpu, source, (&self.lists, pages), strange)?;
         self.packed.push((pages.count, packed.shape().kv_heads));
         Ok(())
     }
 
-    /// Counts what was packed since `begin`; waits for the device if there was anything.
-    pub(super) fn count(&mut self, gpu: &Gpu, sums: &mut Conversions) -> Result<(), Error> {
+    /// Counts what was packed since `begin`, all of which the host has waited for.
+    pub(super) fn count(&mut self, sums: &mut Conversions) -> Result<(), Error> {
         let heads: usize = self.packed.iter().map(|(pages, heads)| pages * heads).sum();
-        if heads == 0 {
-            return Ok(());
-        }
-        let counts = gpu.read(&self.strange, 0..8 * heads)?;
+        let counts = self.strange.read(0..2 * heads)?;
         for [before, behind] in self.marks.drain(..) {
             sums.time += before.until(&behind)?;
         }
@@ -142,8 +140,8 @@ impl Scratch {
         for (pages, heads) in self.packed.drain(..) {
             sums.pages += pages as u64;
             for _ in 0..pages {
-                let (own, rest) = counts.split_at(8 * heads);
-                sums.not_finite += u64::from(own.iter().any(|byte| *byte != 0));
+                let (own, rest) = counts.split_at(2 * heads);
+                sums.not_finite += u64::from(own.iter().any(|count| *count != 0));
                 counts = rest;
             }
         }

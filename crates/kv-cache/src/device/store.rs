@@ -314,9 +314,11 @@ impl DeviceStore {
         Ok(())
     }
 
-    /// Ends a step: counts what it has packed. Waits for the device if there was anything.
+    /// Ends a step: waits for all that it has queued, which is a step's one wait, and counts what
+    /// it has packed.
     pub fn finish(&mut self) -> Result<(), Error> {
-        self.scratch.count(&self.gpu, &mut self.conversions)
+        self.gpu.synchronize()?;
+        self.scratch.count(&mut self.conversions)
     }
 
     /// Copies a page in all layers, so that a sequence can write to its own copy of a shared one.

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 use kvant_kernels::device::{
-    Arg, Gpu, GpuBuffer, GpuError, Kernel, Params, Place, SampleParams, SampleRowParams,
+    Arg, Gpu, GpuBuffer, GpuError, GpuResults, Kernel, Params, Place, SampleParams, SampleRowParams,
 };
 
 use super::super::Sampling;
@@ -24,15 +24,16 @@ const IDLE: SampleRowParams = SampleRowParams {
     inverse: 0.0,
     logprob: 0,
 };
-/// Bytes of a row's rules and of its result.
+/// Bytes of a row's rules.
 const RULE_BYTES: usize = size_of::<SampleRowParams>();
-const RESULT_BYTES: usize = 8;
+/// Words of a row's result: its token and the log-probability.
+const RESULT_WORDS: usize = 2;
 
 /// Buffers of the rules and results of a step's rows; they grow to the largest step.
 #[derive(Debug)]
 pub(super) struct DeviceSampler {
     gpu: Gpu,
-    buffers: Option<(GpuBuffer, GpuBuffer)>,
+    buffers: Option<(GpuBuffer, GpuResults)>,
 }
 
 /// Whether the kernel knows all of a row's rules.
@@ -60,8 +61,8 @@ impl DeviceSampler {
         let count = rows.len().max(filled);
         if self.room() < count {
             let room = count.next_power_of_two();
-            let alloc = |bytes| self.gpu.alloc(room * bytes);
-            self.buffers = Some((alloc(RULE_BYTES)?, alloc(RESULT_BYTES)?));
+            let rules = self.gpu.alloc(room * RULE_BYTES)?;
+            self.buffers = Some((rules, self.gpu.alloc_results(room * RESULT_WORDS)?));
         }
         let Some((rules, _)) = &self.buffers else { return Ok(()) };
         let idle = std::iter::repeat_n(IDLE, count - rows.len());
@@ -83,28 +84,24 @@ impl DeviceSampler {
         let args = [
             Arg::In(Place::tensor(logits)?),
             Arg::In(Place::buffer(rules, first * RULE_BYTES)?),
-            Arg::Out(Place::buffer(chosen, first * RESULT_BYTES)?),
+            Arg::Out(Place::results(chosen, first * RESULT_WORDS)?),
         ];
         let params = SampleParams { vocab: vocab as u32 };
         self.gpu.launch((self.gpu.ops(), Kernel::Sample), [rows, 1, 1], &args, &params)
     }
 
-    /// Waits for the tokens and fills in those of rows that the kernel knows.
+    /// Fills in the tokens of rows that the kernel knows, once the host has waited for them.
     pub(super) fn finish(
         &self,
         rows: &[Sampling<'_>],
         choices: &mut [Option<Choice>],
     ) -> Result<(), GpuError> {
         let Some((_, chosen)) = &self.buffers else { return Ok(()) };
-        if !rows.iter().any(|row| on_device(row.sample)) {
-            return Ok(());
-        }
-        let bytes = self.gpu.read(chosen, 0..rows.len() * RESULT_BYTES)?;
-        let (words, _) = bytes.as_chunks::<4>();
-        let results = words.as_chunks::<2>().0.iter();
+        let words = chosen.read(0..rows.len() * RESULT_WORDS)?;
+        let results = words.as_chunks::<RESULT_WORDS>().0.iter();
         for ((row, choice), result) in rows.iter().zip(choices).zip(results) {
             if on_device(row.sample) {
-                *choice = read(&row.sample.params, result.map(u32::from_ne_bytes));
+                *choice = read(&row.sample.params, *result);
             }
         }
         Ok(())
@@ -127,7 +124,7 @@ fn rule(row: &SampleRow) -> SampleRowParams {
     }
 }
 
-fn read(params: &SamplingParams, [token, logprob]: [u32; 2]) -> Option<Choice> {
+fn read(params: &SamplingParams, [token, logprob]: [u32; RESULT_WORDS]) -> Option<Choice> {
     if token == NONE {
         return None;
     }

@@ -22,6 +22,7 @@ use cudarc::driver::sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRES
 use cudarc::driver::sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
+pub(in crate::device) use super::results::Results;
 use super::{CudaError, CudaProgram};
 use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, Place, Spec};
 
@@ -56,7 +57,7 @@ pub(in crate::device) struct Memory(CudaSlice<u8>);
 
 /// An address on the device.
 #[derive(Clone, Debug)]
-pub(in crate::device) struct PlaceMemory<'a>(u64, PhantomData<&'a ()>);
+pub(in crate::device) struct PlaceMemory<'a>(pub(super) u64, pub(super) PhantomData<&'a ()>);
 
 impl Queue {
     pub(in crate::device) fn new(device: &Device) -> Result<Self, GpuError> {
@@ -117,6 +118,10 @@ impl Queue {
     pub(in crate::device) fn alloc(&self, bytes: usize) -> Result<Memory, GpuError> {
         // The driver refuses an allocation of nothing.
         Ok(Memory(self.stream.alloc_zeros(bytes.max(1))?))
+    }
+
+    pub(in crate::device) fn alloc_results(&self, count: usize) -> Result<Results, GpuError> {
+        Ok(Results::new(&self.stream, count)?)
     }
 
     pub(in crate::device) fn write(
@@ -248,7 +253,9 @@ impl fmt::Debug for Recording {
 
 impl Mark {
     pub(in crate::device) fn until(&self, later: &Self) -> Result<Duration, GpuError> {
-        let milliseconds = self.0.elapsed_ms(&later.0)?;
+        // SAFETY: both events exist. The driver refuses them before they have come to pass.
+        let milliseconds =
+            unsafe { driver::event::elapsed(self.0.cu_event(), later.0.cu_event()) }?;
         Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
     }
 }

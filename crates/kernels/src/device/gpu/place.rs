@@ -1,6 +1,6 @@
 //! `Place`: where a kernel's argument lies in the memory of a device.
 
-use super::{GpuBuffer, GpuError, backend, fits};
+use super::{GpuBuffer, GpuError, GpuResults, backend, fits};
 
 /// Memory of the device from some byte on, alive as long as what it lies in.
 #[derive(Clone, Debug)]
@@ -24,6 +24,12 @@ impl<'a> Place<'a> {
     pub fn buffer(buffer: &'a GpuBuffer, at: usize) -> Result<Self, GpuError> {
         fits("an argument of", buffer, at, 0)?;
         Ok(Self { memory: buffer.0.place(at), bytes: buffer.bytes() - at })
+    }
+
+    /// Results from a word on.
+    pub fn results(results: &'a GpuResults, word: usize) -> Result<Self, GpuError> {
+        let bytes = size_of::<u32>() * results.count().saturating_sub(word);
+        Ok(Self { memory: results.0.place(word), bytes })
     }
 
     /// The numbers of a contiguous tensor.

@@ -22,7 +22,7 @@ pub(in crate::device) struct Memory {
 pub(in crate::device) struct PlaceMemory<'a> {
     pub(super) buffer: Buffer,
     pub(super) at: usize,
-    owner: PhantomData<&'a ()>,
+    pub(super) owner: PhantomData<&'a ()>,
 }
 
 impl Memory {
