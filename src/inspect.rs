@@ -26,6 +26,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
             "page_bytes": plan.page_bytes,
             "cache_pages": plan.cache_pages,
             "workspace_bytes": plan.workspace_bytes,
+            "recording_bytes": plan.recording_bytes,
         });
         writeln!(out, "{value:#}")?;
     } else {

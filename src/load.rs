@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use kvant_engine::memory::{MemoryInputs, MemoryPlan};
 use kvant_engine::{
-    AttentionRoad, Device, DeviceName, DeviceRunner, Engine, EngineOptions, Handle, ModelRunner,
-    Replay, build_name,
+    AttentionRoad, Device, DeviceName, DeviceRunner, Engine, EngineOptions, Gpu, Handle,
+    ModelRunner, Replay, build_name,
 };
 use kvant_kv_cache::{
     CacheShape, DeviceRoom, DeviceStore, PageStore, Staging, Wish, average_bits, bits,
@@ -91,6 +91,7 @@ fn plan(
         sequences: scheduler.sequences,
         step_tokens: scheduler.step_tokens,
         on_gpu: device.gpu().is_some(),
+        records: config.model.replay && device.gpu().is_some_and(Gpu::records),
     })?)
 }
 

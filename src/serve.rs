@@ -110,7 +110,7 @@ fn app(
             device: opened.device.to_string(),
             memory: MemoryCard {
                 weights: opened.plan.weight_bytes,
-                workspace: opened.plan.workspace_bytes,
+                workspace: opened.plan.workspace_bytes + opened.plan.recording_bytes,
                 tails: opened.plan.tail_bytes,
                 staging: opened.plan.staging_bytes,
             },

@@ -58,6 +58,7 @@ pub(crate) fn walk(path: &Path) -> Result<(), Wrong> {
         sequences: SEQUENCES,
         step_tokens: STEP_TOKENS,
         on_gpu: false,
+        records: false,
     });
     let words = Words::load(&files).map_err(file)?;
     // What the words are is the file's business; that they can be asked for is ours.

@@ -11,6 +11,9 @@ use crate::runner::LOGIT_ROWS;
 /// What a driver takes beside what it is asked for, from above: code, queues, rounding.
 const GPU_BYTES: u64 = 512 << 20;
 
+/// The most that recorded steps take of a driver.
+pub const RECORDING_BYTES: u64 = 256 << 20;
+
 /// What a plan is made from. `None` stands for "choose".
 #[derive(Clone, Debug)]
 pub struct MemoryInputs<'a> {
@@ -35,6 +38,8 @@ pub struct MemoryInputs<'a> {
     /// Whether it is a GPU's memory: 16-bit layers need no staging there, and attention has room of
     /// its own.
     pub on_gpu: bool,
+    /// Whether steps are recorded there.
+    pub records: bool,
 }
 
 /// Where the memory goes.
@@ -46,6 +51,8 @@ pub struct MemoryPlan {
     pub weight_bytes: u64,
     /// Activations, logits and buffers of a step.
     pub workspace_bytes: u64,
+    /// Recorded steps, at most.
+    pub recording_bytes: u64,
     /// 16-bit keys and values of each sequence's newest tokens, where pages are packed.
     pub tail_bytes: u64,
     /// 16-bit keys and values of prompts in prefill.
@@ -141,7 +148,10 @@ impl MemoryPlan {
             workspace_bytes += DeviceStore::scratch_bytes(&inputs.shape, inputs.spec.heads.q);
         }
         let tail_bytes = inputs.shape.tail_bytes().saturating_mul(inputs.sequences as u64);
-        let fixed_bytes = weight_bytes.saturating_add(workspace_bytes).saturating_add(tail_bytes);
+        let recording_bytes = if inputs.records { RECORDING_BYTES } else { 0 };
+        let fixed_bytes = [workspace_bytes, recording_bytes, tail_bytes]
+            .into_iter()
+            .fold(weight_bytes, u64::saturating_add);
         let left = available_bytes.saturating_sub(fixed_bytes);
         let asked_tiles = inputs.staging_tokens.map(pages_for);
         let most = match asked_tiles {
@@ -173,6 +183,7 @@ impl MemoryPlan {
             available_bytes,
             weight_bytes,
             workspace_bytes,
+            recording_bytes,
             tail_bytes,
             staging_bytes,
             staging_tokens,
@@ -196,9 +207,10 @@ impl MemoryPlan {
     /// All of it.
     pub fn total_bytes(&self) -> u64 {
         let cache = self.page_bytes.saturating_mul(self.cache_pages as u64);
-        [self.weight_bytes, self.workspace_bytes, self.tail_bytes, self.staging_bytes]
-            .iter()
-            .fold(cache, |sum, part| sum.saturating_add(*part))
+        let Self { weight_bytes, workspace_bytes, recording_bytes, .. } = *self;
+        [weight_bytes, workspace_bytes, recording_bytes, self.tail_bytes, self.staging_bytes]
+            .into_iter()
+            .fold(cache, u64::saturating_add)
     }
 }
 
@@ -244,10 +256,11 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "weights {}, workspace {}, tails {}, staging {} ({} tokens), cache {} ({} tokens in \
-             {} pages); {} of {}; context {} tokens",
+            "weights {}, workspace {}, recordings {}, tails {}, staging {} ({} tokens), cache {} \
+             ({} tokens in {} pages); {} of {}; context {} tokens",
             Bytes(self.weight_bytes),
             Bytes(self.workspace_bytes),
+            Bytes(self.recording_bytes),
             Bytes(self.tail_bytes),
             Bytes(self.staging_bytes),
             self.staging_tokens,

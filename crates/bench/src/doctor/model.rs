@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use kvant_engine::memory::RECORDING_BYTES;
 use kvant_engine::{DeviceRunner, ModelRunner, Replay, Runner, SchedulerLimits};
 use kvant_kernels::device::{Gpu, Spec};
 use kvant_kv_cache::{
@@ -84,6 +85,8 @@ pub fn replay_agreement(
     let mut replayed = device_runner(on_gpu, &shape, load)?.replaying(Replay::On);
     let found = compare((&mut eager, &mut replayed), spec, load)?;
     ensure!(replayed.replayed() > 0, "no step was replayed");
+    let taken = replayed.recorded_bytes();
+    ensure!(taken <= RECORDING_BYTES, "recorded steps take {taken} bytes of {RECORDING_BYTES}");
     Ok(found)
 }
 

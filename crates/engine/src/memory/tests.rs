@@ -42,6 +42,7 @@ fn plan(
         sequences: 4,
         step_tokens: 512,
         on_gpu: false,
+        records: false,
     };
     change(&mut inputs);
     MemoryPlan::new(&inputs)
@@ -129,4 +130,13 @@ fn a_gpu_stages_packed_layers_alone() {
     });
     // One of 32 layers of a context of 128 pages.
     assert_eq!(packed.unwrap().staging_bytes, 4 * MIB);
+    // Recorded steps are an item of their own.
+    let recorded = plan(400, |inputs| {
+        on_gpu(inputs);
+        inputs.records = true;
+    });
+    let recorded = recorded.unwrap();
+    assert_eq!(recorded.recording_bytes, RECORDING_BYTES);
+    assert_eq!(recorded.cache_pages, 300 - (RECORDING_BYTES / MIB) as usize);
+    assert!(recorded.to_string().contains(", recordings 256.0 MiB, "), "{recorded}");
 }

@@ -56,6 +56,11 @@ impl DeviceRunner {
         self.kept.replayed()
     }
 
+    /// Memory of the driver that recorded steps have taken.
+    pub fn recorded_bytes(&self) -> u64 {
+        self.kept.bytes()
+    }
+
     pub(super) fn decoder(&self) -> &Arc<Decoder> {
         &self.decoder
     }

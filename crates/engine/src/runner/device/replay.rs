@@ -10,9 +10,10 @@ use kvant_kernels::device::{Gpu, GpuRecording};
 use kvant_kv_cache::StepLayout;
 
 use super::super::{LOGIT_ROWS, RunError};
+use crate::memory::RECORDING_BYTES;
 use crate::step::Step;
 
-/// Recordings at most: each takes some memory of the driver.
+/// Recordings at most.
 const MOST: usize = 128;
 /// Launches that are remembered at most.
 const MOST_SEEN: usize = 4096;
@@ -37,6 +38,15 @@ pub(super) struct Launches {
     pub(super) sampler: usize,
 }
 
+/// How many recordings are kept, and the memory of the driver that they have taken.
+#[derive(Debug)]
+struct Room {
+    most: usize,
+    taken: u64,
+    /// By one of them.
+    largest: u64,
+}
+
 /// Recorded steps.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -45,6 +55,7 @@ pub(super) struct Kept {
     seen: HashSet<Launches>,
     /// With the number of the step that used it last.
     recordings: HashMap<Launches, (GpuRecording, u64)>,
+    room: Room,
     steps: u64,
     replayed: u64,
 }
@@ -57,6 +68,11 @@ impl Kept {
     /// Steps that were replayed.
     pub(super) fn replayed(&self) -> u64 {
         self.replayed
+    }
+
+    /// What recordings have taken of the driver's memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.room.taken
     }
 
     /// Rows to which a step is filled up; `None` if it is not of decoding alone, or is large.
@@ -87,11 +103,15 @@ impl Kept {
         if self.replay != Replay::On || self.seen.insert(launches) {
             return queue();
         }
+        let before = gpu.free_bytes()?;
+        self.make_room();
         match gpu.record(&mut queue) {
             Ok(recording) => {
                 gpu.replay(&recording)?;
                 self.replayed += 1;
-                self.keep(launches, recording);
+                self.recordings.insert(launches, (recording, self.steps));
+                let taken = before.saturating_sub(gpu.free_bytes()?);
+                self.room.take(taken, self.recordings.len());
                 Ok(())
             }
             Err(error) => {
@@ -102,16 +122,34 @@ impl Kept {
         }
     }
 
-    /// In the place of the one that was not used for longest, if there are many.
-    fn keep(&mut self, launches: Launches, recording: GpuRecording) {
-        if self.recordings.len() >= MOST {
+    /// For one more: those that were not used for longest go.
+    fn make_room(&mut self) {
+        while self.recordings.len() >= self.room.most {
             let oldest = self.recordings.iter().min_by_key(|(_, (_, last))| *last);
-            if let Some(oldest) = oldest.map(|(launches, _)| *launches) {
-                self.recordings.remove(&oldest);
-                self.seen.remove(&oldest);
-            }
+            let Some(oldest) = oldest.map(|(launches, _)| *launches) else { return };
+            self.recordings.remove(&oldest);
+            self.seen.remove(&oldest);
         }
-        self.recordings.insert(launches, (recording, self.steps));
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { most: MOST, taken: 0, largest: 0 }
+    }
+}
+
+impl Room {
+    /// Counts a new one of so many. There are no more of them once another as large as any before
+    /// would not fit, and fewer if this one did not.
+    fn take(&mut self, bytes: u64, recordings: usize) {
+        self.taken += bytes;
+        self.largest = self.largest.max(bytes);
+        if self.taken > RECORDING_BYTES {
+            self.most = self.most.min(recordings.saturating_sub(1).max(1));
+        } else if self.taken + self.largest > RECORDING_BYTES {
+            self.most = self.most.min(recordings);
+        }
     }
 }
 
@@ -123,6 +161,25 @@ fn filled(rows: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn recordings_take_no_more_than_they_may() {
+        let mut room = Room::default();
+        room.take(RECORDING_BYTES / 2, 1);
+        assert_eq!(room.most, MOST, "one more fits");
+        room.take(RECORDING_BYTES / 2, 2);
+        assert_eq!((room.most, room.taken), (2, RECORDING_BYTES), "all is taken");
+        // In the place of another one.
+        room.take(0, 2);
+        assert_eq!(room.most, 2);
+        room.take(1, 2);
+        assert_eq!(room.most, 1);
+        room.take(1, 1);
+        assert_eq!(room.most, 1, "one is kept");
+        let mut room = Room::default();
+        room.take(RECORDING_BYTES / 2 + 1, 1);
+        assert_eq!(room.most, 1, "a second one would be too much");
+    }
 
     #[test]
     fn rows_are_filled_up_to_few_sizes() {
