@@ -1,12 +1,20 @@
 //! A server and `kvant doctor` on the GPU that the build is for, where there is one: on Linux also
 //! what `scripts/check-metal` puts in the place of Apple's runtime.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use serde_json::{Value, json};
 
 use crate::client::{metric, post};
 use crate::server::{Running, kvant};
 
 const GPU: &str = if cfg!(feature = "cuda") { "cuda" } else { "metal" };
+
+/// One test at a time has the GPU, which may be this processor.
+fn alone() -> MutexGuard<'static, ()> {
+    static GPU: Mutex<()> = Mutex::new(());
+    GPU.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Whether there is a GPU; says so if not.
 fn is_here() -> bool {
@@ -48,10 +56,30 @@ fn answers(device: &str) -> (Vec<Value>, f64) {
 
 #[test]
 fn on_the_gpu_a_chat_gets_the_tokens_of_the_cpu() {
+    let _alone = alone();
     if is_here() {
         let (found, packed) = answers(GPU);
         let (expected, _) = answers("cpu");
         assert_eq!(found, expected);
         assert!(packed > 0.0);
+    }
+}
+
+/// Every kernel, and the built-in model over several caches, against the CPU.
+#[test]
+fn on_the_gpu_every_check_of_doctor_passes() {
+    let _alone = alone();
+    let output = kvant(&["doctor", "--device", GPU]).output().expect("built by cargo");
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("cannot be used") || said.contains("has no code for") {
+        return eprintln!("skipped: {said}");
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    eprintln!("{text}");
+    assert!(output.status.success(), "{said}");
+    let passed = text.lines().filter(|line| line.starts_with("ok ")).count();
+    assert!(text.contains(&format!("all {passed} checks passed")), "{text}");
+    for check in ["kv_encode: tq4", "kv_merge: f16", "model, tq4 cache"] {
+        assert!(text.contains(check), "{check}: {text}");
     }
 }
