@@ -29,8 +29,9 @@ impl Results {
         Ok(Self { buffer, count })
     }
 
+    #[expect(clippy::cast_ptr_alignment, reason = "Metal's buffers begin at pages")]
     pub(in crate::device) fn words(&self) -> &[AtomicU32] {
-        // SAFETY: the buffer has so many words, aligned to pages, as long as this lives.
+        // SAFETY: the buffer has so many words, at their alignment, as long as this lives.
         unsafe { slice::from_raw_parts(self.buffer.contents().cast::<AtomicU32>(), self.count) }
     }
 
