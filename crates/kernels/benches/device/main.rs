@@ -4,7 +4,9 @@
 //! Inputs are as many sets as make 400 MB, so that no cache of the GPU helps; all sets are one
 //! graph, and a time is the median of eleven replays over the number of sets.
 //!
-//! With the argument `dense` it times the kernels over 16-bit pages instead.
+//! With the argument `dense` it times the kernels over 16-bit pages instead, with `cuts` the shapes
+//! between 32k and 512k tokens by the pages of a part: what the product's rule is read from. An
+//! argument like `8x16384` keeps to that shape.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 #![expect(unsafe_code, reason = "launches of kernels")]
@@ -14,7 +16,10 @@ mod dense;
 mod gpu;
 
 use std::error::Error;
+use std::sync::Arc;
 
+use cudarc::driver::CudaStream;
+use kvant_kernels::PAGE_TOKENS;
 use kvant_kernels::device::Cut;
 use kvant_kernels::device::cuda::first_gpu;
 
@@ -44,6 +49,9 @@ const SHAPES: [(usize, usize); 20] = [
     (64, 131_072),
 ];
 
+/// Pages of a part that `cuts` tries.
+const CUTS: [usize; 16] = [4, 8, 12, 16, 20, 24, 32, 40, 48, 64, 86, 96, 128, 172, 256, 512];
+
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(stream) = first_gpu() else {
         println!("no CUDA driver or no GPU");
@@ -53,6 +61,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{}: copy {:.3} TB/s", stream.context().name()?, copy / 1e12);
     if std::env::args().any(|argument| argument == "dense") {
         return dense::print(&stream, copy);
+    }
+    if std::env::args().any(|argument| argument == "cuts") {
+        return cuts(&stream);
     }
     for bits in [(4, 4), (8, 4), (8, 8), (3, 3), (2, 2), (6, 6)] {
         let encoding = Encoding::new(&stream, bits)?;
@@ -68,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         [((4, 4), 4), ((4, 4), 8), ((8, 4), 4), ((8, 4), 8), ((8, 8), 4), ((8, 8), 8), ((3, 3), 4)]
     {
         println!("attend, {bits:?} bits, group {group}: batch x context, us, share of copy");
-        for (batch, context) in SHAPES {
+        for (batch, context) in shapes() {
             let attention = Attention::new(&stream, bits, group, (batch, context), false)?;
             let cut = attention.cut()?;
             let seconds = attention.time(cut)?;
@@ -81,5 +92,41 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("portable attend, (4, 4) bits, group 4, 64 x 4096: {:.1} us", {
         portable.time(Cut { split_pages: 32, tail_apart: true })? * 1e6
     });
+    Ok(())
+}
+
+/// All shapes, or those that arguments name.
+fn shapes() -> Vec<(usize, usize)> {
+    let named = |(batch, context): &(usize, usize)| {
+        let name = format!("{batch}x{context}");
+        std::env::args().any(|argument| argument == name)
+    };
+    let some: Vec<_> = SHAPES.into_iter().filter(named).collect();
+    if some.is_empty() { SHAPES.to_vec() } else { some }
+}
+
+/// Times by how rows are cut, the product's own cut first.
+fn cuts(stream: &Arc<CudaStream>) -> Result<(), Box<dyn Error>> {
+    for (bits, group) in
+        [((4, 4), 4), ((4, 4), 8), ((8, 4), 4), ((8, 4), 8), ((8, 8), 4), ((3, 3), 4)]
+    {
+        for (batch, context) in shapes() {
+            if !(32_768..=524_288).contains(&(batch * context)) {
+                continue;
+            }
+            let attention = Attention::new(stream, bits, group, (batch, context), false)?;
+            let own = attention.cut()?;
+            print!("{bits:?} group {group} {batch:>2} x {context:>6}: ");
+            print!("{own:?} {:.1}", attention.time(own)? * 1e6);
+            for split_pages in CUTS.into_iter().filter(|pages| *pages <= context / PAGE_TOKENS) {
+                for tail_apart in [false, true] {
+                    let seconds = attention.time(Cut { split_pages, tail_apart })?;
+                    let apart = if tail_apart { "+" } else { "" };
+                    print!("  {split_pages}{apart} {:.1}", seconds * 1e6);
+                }
+            }
+            println!();
+        }
+    }
     Ok(())
 }

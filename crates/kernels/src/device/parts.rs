@@ -54,9 +54,12 @@ impl Cut {
         let groups = rows.len() * height;
         let shared = (total * height).div_ceil(2 * multiprocessors).next_multiple_of(4);
         let least = if most <= 16 { 4 } else { 8 };
-        // Whole rows of any length are best where they fill the GPU once.
-        let once = groups <= multiprocessors * each && 4 * groups > 3 * multiprocessors * each;
-        let mut split_pages = shared.clamp(least, if once { usize::MAX } else { 128 });
+        // Whole rows of any length are best where every multiprocessor gets as many of them.
+        let whole = (each.min(2)..=each).any(|each| {
+            let all = multiprocessors * each;
+            groups <= all && 4 * groups > 3 * all
+        });
+        let mut split_pages = if whole { most.max(least) } else { shared.clamp(least, 128) };
         let tail_apart = split_pages <= 16 && 2 * groups <= multiprocessors;
         // Parts are merged by sixteens: no more sixteens for a few parts.
         let last = |split: usize| (most.div_ceil(split) + usize::from(tail_apart)) % MERGED;
@@ -174,5 +177,6 @@ mod tests {
         assert_eq!(cut(8, 256, 4), Cut { split_pages: 64, tail_apart: false });
         assert!(cut(64, 2048, 4).split_pages >= 2048);
         assert_eq!(cut(64, 2048, 3).split_pages, 128);
+        assert!(cut(32, 256, 3).split_pages >= 256);
     }
 }
