@@ -40,6 +40,9 @@ using namespace metal;
 #define KV_IDS                                                                                     \
   , uint3 kv_group [[threadgroup_position_in_grid]], uint kv_tid [[thread_index_in_threadgroup]]
 #define KV_BEGIN const uint kv_lane = kv_tid & 31u, kv_simd = kv_tid >> 5;
+#define KV_BEGIN_EARLY KV_BEGIN
+KV_FN void kv_await() {}
+KV_FN void kv_release() {}
 
 typedef ulong kv_size;
 #define kv_barrier() threadgroup_barrier(mem_flags::mem_threadgroup)
@@ -86,9 +89,23 @@ typedef unsigned long long kv_size;
 #define KV_ARGS(T, name, i) const T name
 #define KV_IDS
 #define KV_BEGIN                                                                                   \
+  KV_BEGIN_EARLY                                                                                   \
+  kv_await(), kv_release();
+// For a kernel that can do something before what the launch in front of it wrote is there.
+#define KV_BEGIN_EARLY                                                                             \
   const uint3 kv_group = blockIdx;                                                                 \
   const uint kv_tid = threadIdx.x, kv_lane = kv_tid & 31u, kv_simd = kv_tid >> 5;                  \
   (void)kv_group, (void)kv_tid, (void)kv_lane, (void)kv_simd;
+// Behind kv_await all that earlier launches wrote is there. Behind kv_release of all its groups
+// those of the next launch may become resident, up to their own kv_await; never before kv_await,
+// so that whatever is two launches back is done and seen.
+#if __CUDA_ARCH__ >= 900
+KV_FN void kv_await() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+KV_FN void kv_release() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+#else
+KV_FN void kv_await() {}
+KV_FN void kv_release() {}
+#endif
 
 #define kv_barrier() __syncthreads()
 #define kv_simd_barrier() __syncwarp()

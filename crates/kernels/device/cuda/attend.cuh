@@ -18,7 +18,7 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
               KV_IN(ushort, dense_values, 3), KV_IN(KvPart, parts, 4), KV_IN(uint, pages, 5),
               KV_IN(float, mask, 6), KV_IN(float, sink_logits, 7), float *sums, float *ends,
               uint *counters, KV_OUT(kv_t, out, 11), KV_ARGS(KvAttendParams, args, 12)) {
-  KV_BEGIN
+  KV_BEGIN_EARLY
   // Stages of the warps; then their sums, [KV_WARPS][KV_G][KV_D + 4].
   extern __shared__ __align__(128) uchar memory[];
   __shared__ __align__(16) KvShared shared;
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
   const uint q_group = args.q_heads / args.kv_heads,
              first = kv_group.y / args.kv_heads * KV_QUERIES;
   const uint position = part->position, count = part->tokens * q_group, all_parts = part->parts;
-  if (all_parts == 0u || first >= count) return;
+  if (all_parts == 0u || first >= count) return kv_await(); // so that none is done before the last
   const uint here = count - first < KV_QUERIES ? count - first : KV_QUERIES;
   uint page = part->first, skipped = 0;
   const uint last = page + part->pages;
@@ -40,16 +40,6 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
   const uchar *from = (const uchar *)tiles + (kv_size)head * KV_TILE_BYTES;
   uchar *stage = memory + warp * KV_TILE_BYTES;
   kv_size *key_bar = &shared.key_bars[warp], *value_bar = &shared.value_bars[warp];
-  // The vector of a thread wherever 16 lanes hold one. Its reads are under way before all else.
-  const uint own = kv_tid >> 4, own_token = (first + own) / q_group;
-  const kv_size own_at =
-      own_token * args.q_heads + head * q_group + (first + own - own_token * q_group);
-  float y[KV_EACH];
-  {
-    const kv_t *from_q = q + ((kv_size)part->query * args.q_heads + own_at) * KV_D + (kv_tid & 15u);
-    KV_UNROLL
-    for (uint e = 0; e < KV_EACH; ++e) y[e] = own < here ? kv_load(from_q[KV_LANES * e]) : 0.0f;
-  }
   if (lane == 0u) {
     kv_bar_init(key_bar), kv_bar_init(value_bar);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -59,6 +49,17 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
       kv_bulk(stage, tile, KV_VALUES_BYTE, key_bar);
       kv_bulk(stage + KV_VALUES_BYTE, tile + KV_VALUES_BYTE, KV_VALUE_BYTES, value_bar);
     }
+  }
+  kv_await(); // packed pages and lists are older than the launch in front
+  // The vector of a thread wherever 16 lanes hold one.
+  const uint own = kv_tid >> 4, own_token = (first + own) / q_group;
+  const kv_size own_at =
+      own_token * args.q_heads + head * q_group + (first + own - own_token * q_group);
+  float y[KV_EACH];
+  {
+    const kv_t *from_q = q + ((kv_size)part->query * args.q_heads + own_at) * KV_D + (kv_tid & 15u);
+    KV_UNROLL
+    for (uint e = 0; e < KV_EACH; ++e) y[e] = own < here ? kv_load(from_q[KV_LANES * e]) : 0.0f;
   }
   const bool takes_dense = part->part + 1u == all_parts;
   if (takes_dense) {

@@ -9,21 +9,21 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr,
-    DriverError, LaunchConfig, PushKernelArg,
-};
-use cudarc::nvrtc::{Ptx, result as nvrtc, sys};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError};
+use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
     GROUP_THREADS, Kernel, Params, Spec, dense_shared_bytes, ops_program, override_program,
     override_shared_bytes, program, with_dense_override,
 };
 
+mod module;
 pub(super) mod queue;
 mod results;
+
+use module::{Entry, Launch, Module};
 
 /// Why a program cannot be had or run.
 #[derive(Debug)]
@@ -51,17 +51,6 @@ impl From<DriverError> for CudaError {
     }
 }
 
-/// The most buffers of a kernel.
-const MAX_BUFFERS: usize = 16;
-
-/// A struct of arguments: the driver copies as many bytes as the kernel's own is long.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Words([u32; 32]);
-
-// SAFETY: plain words.
-unsafe impl DeviceRepr for Words {}
-
 /// A buffer of a launch.
 #[derive(Debug)]
 pub enum CudaBuffer<'a> {
@@ -75,11 +64,16 @@ pub enum CudaBuffer<'a> {
 #[derive(Debug)]
 pub struct CudaProgram {
     stream: Arc<CudaStream>,
-    functions: HashMap<Kernel, CudaFunction>,
+    _module: Module,
+    entries: HashMap<Kernel, Entry>,
     /// Dynamic shared memory of `attend`.
     attend_bytes: u32,
     /// The same of `attend_dense`.
     dense_bytes: u32,
+    /// Whether groups may become resident early.
+    early: bool,
+    /// Whether the last launch wrote packed pages.
+    packed: AtomicBool,
 }
 
 impl CudaProgram {
@@ -98,21 +92,43 @@ impl CudaProgram {
         let dense_bytes = if own_dense { dense_shared_bytes(spec.layout().dim()) } else { 0 };
         let text = own.unwrap_or_else(|| program(spec));
         let text = if own_dense { with_dense_override(&text) } else { text };
-        let functions = functions(stream, &text, &Kernel::ALL, compiled)?;
+        let program = Self::loaded(stream, &text, &Kernel::ALL, compiled)?;
         for (kernel, bytes) in [(Kernel::Attend, attend_bytes), (Kernel::AttendDense, dense_bytes)]
         {
             if bytes > 0 {
-                let attribute = CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-                functions[&kernel].set_attribute(attribute, bytes as i32)?;
+                program.entries[&kernel].allow_shared(bytes)?;
             }
         }
-        Ok(Self { stream: stream.clone(), functions, attend_bytes, dense_bytes })
+        Ok(Self { attend_bytes, dense_bytes, ..program })
     }
 
     /// The kernels of a model.
     pub fn ops(stream: &Arc<CudaStream>, compiled: Option<&Path>) -> Result<Self, CudaError> {
-        let functions = functions(stream, &ops_program(), &Kernel::OPS, compiled)?;
-        Ok(Self { stream: stream.clone(), functions, attend_bytes: 0, dense_bytes: 0 })
+        Self::loaded(stream, &ops_program(), &Kernel::OPS, compiled)
+    }
+
+    /// A text's entry points, compiled or taken from the folder of compiled programs.
+    fn loaded(
+        stream: &Arc<CudaStream>,
+        text: &str,
+        kernels: &[Kernel],
+        compiled: Option<&Path>,
+    ) -> Result<Self, CudaError> {
+        let context = stream.context();
+        let (major, minor) = context.compute_capability()?;
+        let image = compiled_image(text, &format!("sm_{major}{minor}"), compiled)?;
+        let module = Module::new(context, &image)?;
+        let entry = |kernel: &Kernel| Ok((*kernel, module.entry(*kernel)?));
+        let entries = kernels.iter().map(entry).collect::<Result<_, CudaError>>()?;
+        Ok(Self {
+            stream: stream.clone(),
+            _module: module,
+            entries,
+            attend_bytes: 0,
+            dense_bytes: 0,
+            early: major >= 9,
+            packed: AtomicBool::new(false),
+        })
     }
 
     /// Whether `attend` writes results itself, so that `combine` is not launched.
@@ -151,31 +167,19 @@ impl CudaProgram {
         addresses: impl Iterator<Item = u64>,
         words: &[u32],
     ) -> Result<(), CudaError> {
-        let mut params = Words([0; 32]);
-        params.0[..words.len()].copy_from_slice(words);
-        let mut buffers = [0_u64; MAX_BUFFERS];
-        let mut count = 0;
-        for address in addresses {
-            buffers[count] = address;
-            count += 1;
-        }
-        let mut arguments = self.stream.launch_builder(&self.functions[&kernel]);
-        for address in &buffers[..count] {
-            arguments.arg(address);
-        }
-        arguments.arg(&params);
-        let [x, y, z] = grid.map(|n| n as u32);
-        let shared_mem_bytes = match kernel {
+        let shared = match kernel {
             Kernel::Attend => self.attend_bytes,
             Kernel::AttendDense => self.dense_bytes,
             _ => 0,
         };
-        let block_dim = (GROUP_THREADS as u32, 1, 1);
+        // The GPU's own attend reads pages before it waits for the launch in front of it.
+        let packed = self.packed.swap(kernel == Kernel::Encode, Ordering::Relaxed);
+        let early = self.early && !(packed && kernel == Kernel::Attend);
         // SAFETY: the caller's promise.
-        unsafe {
-            arguments.launch(LaunchConfig { grid_dim: (x, y, z), block_dim, shared_mem_bytes })?;
-        }
-        Ok(())
+        Ok(unsafe {
+            let launch = Launch { grid, shared, early };
+            self.entries[&kernel].launch(&self.stream, launch, addresses, words)
+        }?)
     }
 }
 
@@ -188,21 +192,6 @@ pub fn first_gpu() -> Option<Arc<CudaStream>> {
     // SAFETY: all work goes to one stream.
     unsafe { context.disable_event_tracking() };
     Some(stream)
-}
-
-/// Entry points of a text, compiled or taken from the folder of compiled programs.
-fn functions(
-    stream: &Arc<CudaStream>,
-    text: &str,
-    kernels: &[Kernel],
-    compiled: Option<&Path>,
-) -> Result<HashMap<Kernel, CudaFunction>, CudaError> {
-    let context = stream.context();
-    let (major, minor) = context.compute_capability()?;
-    let image = compiled_image(text, &format!("sm_{major}{minor}"), compiled)?;
-    let module = context.load_module(Ptx::from_binary(image))?;
-    let function = |kernel: &Kernel| Ok((*kernel, module.load_function(kernel.name())?));
-    kernels.iter().map(function).collect()
 }
 
 /// Machine code of a text, from the folder or the compiler.
