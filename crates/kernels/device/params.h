@@ -96,6 +96,14 @@ struct KvGateParams {
   uint numbers;    // of the narrow copy: 0 there is none, 1 f16, 2 bf16
 };
 
+struct KvMatvecParams {
+  uint rows;
+  uint input;
+  uint output;
+  uint stride;  // numbers from one row of results to the next
+  uint numbers; // of rows and weights: 1 f16, 2 bf16
+};
+
 struct KvLookupParams {
   uint hidden;
   uint vocab;

@@ -23,9 +23,9 @@ pub use gpu::{
 };
 pub use params::{
     AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
-    GateParams, LookupParams, NormParams, PagesParams, Params, PartParams, PickParams, PlaceParams,
-    RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams, rule_code,
-    sign_words,
+    GateParams, LookupParams, MatvecParams, NormParams, PagesParams, Params, PartParams,
+    PickParams, PlaceParams, RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams,
+    SplitParams, rule_code, sign_words,
 };
 pub use parts::{AttendRow, Cut, NO_MASK, parts_of};
 pub use spec::{Activations, MAX_QUERIES, Spec, Unsupported};
@@ -34,6 +34,10 @@ pub use spec::{Activations, MAX_QUERIES, Spec, Unsupported};
 pub const GROUP_THREADS: usize = 128;
 /// Vectors that a group of `rotate` and `restore` takes.
 pub const GROUP_VECTORS: usize = 8;
+/// Rows that `matvec` takes at most.
+pub const MATVEC_ROWS: usize = 4;
+/// Columns that a group of it takes.
+pub const MATVEC_COLUMNS: usize = 8;
 /// Numbers of keys, and as many of values, that a group of `append` takes.
 pub const APPEND_NUMBERS: usize = 512;
 /// The place of a token that `append` does not keep; else it is page times `PAGE_TOKENS` plus slot.
@@ -74,6 +78,8 @@ pub enum Kernel {
     Split,
     /// The gated product of an MLP.
     Gate,
+    /// A few rows times a matrix.
+    Matvec,
     /// Rows by number.
     Pick,
     /// Rows into columns of longer rows.
@@ -104,7 +110,7 @@ impl Kernel {
         Self::Merge,
     ];
     /// Those of a model, [`ops_program`].
-    pub const OPS: [Self; 12] = [
+    pub const OPS: [Self; 13] = [
         Self::Lookup,
         Self::Norm,
         Self::Angles,
@@ -117,6 +123,7 @@ impl Kernel {
         Self::Bias,
         Self::SoftCap,
         Self::Sample,
+        Self::Matvec,
     ];
 
     /// Name of the entry point.
@@ -136,6 +143,7 @@ impl Kernel {
             Self::Angles => "kv_angles",
             Self::Split => "kv_split",
             Self::Gate => "kv_gate",
+            Self::Matvec => "kv_matvec",
             Self::Pick => "kv_pick",
             Self::Place => "kv_place",
             Self::Weigh => "kv_weigh",
@@ -185,11 +193,12 @@ pub fn program(spec: &Spec) -> String {
 }
 
 /// Files of the model's kernels behind `compat.h` and `params.h`, by name.
-pub const OPS_FILES: [(&str, &str); 7] = [
+pub const OPS_FILES: [(&str, &str); 8] = [
     ("reduce.h", include_str!("../device/reduce.h")),
     ("norm.h", include_str!("../device/norm.h")),
     ("split.h", include_str!("../device/split.h")),
     ("gate.h", include_str!("../device/gate.h")),
+    ("matvec.h", include_str!("../device/matvec.h")),
     ("rows.h", include_str!("../device/rows.h")),
     ("each.h", include_str!("../device/each.h")),
     ("sample.h", include_str!("../device/sample.h")),

@@ -63,6 +63,9 @@ static void run(const engine::Ids &ids) {
     case 11:
       return kv_sample(at<float>(0), at<KvSampleRow>(1), at<uint>(2), arguments<KvSampleParams>(3),
                        group, ids.tid);
+    case 12:
+      return kv_matvec(at<ushort>(0), at<ushort>(1), at<float>(2), arguments<KvMatvecParams>(3),
+                       group, ids.tid);
   }
   abort();
 }
@@ -130,7 +133,9 @@ static void layout() {
   FIELD(KvSplitParams, q_heads), FIELD(KvSplitParams, kv_heads), FIELD(KvSplitParams, dim);
   FIELD(KvSplitParams, rotated), FIELD(KvSplitParams, tokens), FIELD(KvSplitParams, norms);
   FIELD(KvSplitParams, q_eps), FIELD(KvSplitParams, k_eps), FIELD(KvGateParams, width);
-  FIELD(KvGateParams, activation), FIELD(KvGateParams, numbers), FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);
+  FIELD(KvGateParams, activation), FIELD(KvGateParams, numbers), FIELD(KvMatvecParams, rows);
+  FIELD(KvMatvecParams, input), FIELD(KvMatvecParams, output), FIELD(KvMatvecParams, stride);
+  FIELD(KvMatvecParams, numbers), FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);
   FIELD(KvLookupParams, numbers), FIELD(KvLookupParams, scale), FIELD(KvPickParams, width);
   FIELD(KvPickParams, tokens), FIELD(KvPlaceParams, width), FIELD(KvPlaceParams, stride);
   FIELD(KvPlaceParams, first), FIELD(KvCastParams, count), FIELD(KvCastParams, numbers);
@@ -146,6 +151,7 @@ static void layout() {
 #define SIZE(S) printf("%s size 0 %zu\n", #S, sizeof(S))
   SIZE(KvRotateParams), SIZE(KvPagesParams), SIZE(KvRow), SIZE(KvPart), SIZE(KvAttendParams);
   SIZE(KvNormParams), SIZE(KvAnglesParams), SIZE(KvSplitParams), SIZE(KvGateParams);
+  SIZE(KvMatvecParams);
   SIZE(KvLookupParams), SIZE(KvPickParams), SIZE(KvPlaceParams), SIZE(KvCastParams);
   SIZE(KvBiasParams), SIZE(KvSoftCapParams), SIZE(KvSampleRow), SIZE(KvSampleParams);
   SIZE(KvAppendParams), SIZE(KvDenseRow), SIZE(KvDenseParams);

@@ -128,6 +128,10 @@ impl Queue {
         match *self {}
     }
 
+    pub(in crate::device) fn takes_matvec(&self, _: [&Place<'_>; 2], _: GpuMatmul) -> bool {
+        match *self {}
+    }
+
     pub(in crate::device) fn matmul(
         &self,
         out: &Place<'_>,

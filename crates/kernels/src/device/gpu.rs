@@ -27,7 +27,7 @@ use super::absent as backend;
 use super::cuda::queue as backend;
 #[cfg(all(feature = "metal", not(feature = "cuda")))]
 use super::metal as backend;
-use super::{Activations, Kernel, Params, Spec};
+use super::{Activations, Kernel, MATVEC_COLUMNS, MatvecParams, Params, Spec};
 
 pub use error::GpuError;
 pub use place::{Arg, Place};
@@ -228,7 +228,15 @@ impl Gpu {
         for (what, place, bytes) in sizes {
             place.holds(what, bytes)?;
         }
-        self.0.queue.matmul(out, x, weights, shape)
+        if !self.0.queue.takes_matvec([x, weights], shape) {
+            return self.0.queue.matmul(out, x, weights, shape);
+        }
+        let args = [Arg::In(x.clone()), Arg::In(weights.clone()), Arg::Out(out.clone())];
+        let grid = [output.div_ceil(MATVEC_COLUMNS), 1, 1];
+        let [rows, input, output, stride] = [rows, input, output, stride].map(|n| n as u32);
+        let numbers = numbers as u32;
+        let params = MatvecParams { rows, input, output, stride, numbers };
+        self.launch((self.ops(), Kernel::Matvec), grid, &args, &params)
     }
 
     /// Whether launches can be recorded.

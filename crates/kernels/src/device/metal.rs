@@ -211,6 +211,12 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether a product of a few rows is for `matvec`; never: candle's is Apple's own way.
+    #[expect(clippy::unused_self, reason = "as on other GPUs")]
+    pub(in crate::device) fn takes_matvec(&self, _: [&Place<'_>; 2], _: GpuMatmul) -> bool {
+        false
+    }
+
     pub(in crate::device) fn matmul(
         &self,
         out: &Place<'_>,

@@ -68,8 +68,8 @@ macro_rules! params {
 mod ops;
 
 pub use ops::{
-    AnglesParams, BiasParams, CastParams, GateParams, LookupParams, NormParams, PickParams,
-    PlaceParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams,
+    AnglesParams, BiasParams, CastParams, GateParams, LookupParams, MatvecParams, NormParams,
+    PickParams, PlaceParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams,
 };
 
 params! {

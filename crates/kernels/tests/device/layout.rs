@@ -2,8 +2,9 @@
 
 use kvant_kernels::device::{
     AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
-    GateParams, LookupParams, NormParams, PagesParams, Params, PartParams, PickParams, PlaceParams,
-    RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams,
+    GateParams, LookupParams, MatvecParams, NormParams, PagesParams, Params, PartParams,
+    PickParams, PlaceParams, RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams,
+    SplitParams,
 };
 
 use crate::emulator::Emulator;
@@ -28,6 +29,7 @@ fn sizes_and_offsets_are_equal() {
         lines::<AnglesParams>(),
         lines::<SplitParams>(),
         lines::<GateParams>(),
+        lines::<MatvecParams>(),
         lines::<LookupParams>(),
         lines::<PickParams>(),
         lines::<PlaceParams>(),

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 use kvant_kernels::device::{
-    AnglesParams, BiasParams, CastParams, GateParams, Kernel, LookupParams, NormParams, Params,
-    PickParams, PlaceParams, SoftCapParams, SplitParams,
+    AnglesParams, BiasParams, CastParams, GateParams, Kernel, LookupParams, MATVEC_COLUMNS,
+    MatvecParams, NormParams, Params, PickParams, PlaceParams, SoftCapParams, SplitParams,
 };
 
 use crate::emulator::Emulator;
@@ -20,6 +20,7 @@ pub(crate) fn check(machine: &impl Machine) {
     check_angles(machine);
     check_splits(machine);
     check_gates(machine);
+    check_matvecs(machine);
     check_rows(machine);
     check_numbers(machine);
 }
@@ -207,6 +208,42 @@ fn check_gates(machine: &impl Machine) {
                 gates.iter().zip(values).map(|(g, v)| of(f64::from(*g)) * f64::from(*v))
             });
             near(&found[0], &rows.collect::<Vec<_>>(), 2e-6, &format!("gate of {width}"));
+        }
+    }
+}
+
+fn check_matvecs(machine: &impl Machine) {
+    for (rows, input, output) in [(1, 8, 1), (1, 1032, 9), (2, 512, 8), (3, 1024, 17), (4, 2080, 5)]
+    {
+        let stride = output + 3;
+        for numbers in [1, 2] {
+            let stored = |count, seed| -> (Vec<f64>, Vec<u8>) {
+                let all = Random(seed).floats(count).into_iter().map(|x| match numbers {
+                    1 => (f16::from_f32(x).to_f64(), f16::from_f32(x).to_ne_bytes()),
+                    _ => (bf16::from_f32(x).to_f64(), bf16::from_f32(x).to_ne_bytes()),
+                });
+                let (exact, bytes): (Vec<_>, Vec<_>) = all.unzip();
+                (exact, bytes.concat())
+            };
+            let (x, x_bytes) = stored(rows * input, 21);
+            let (weights, weight_bytes) = stored(output * input, 22);
+            let kept = bytes_of_floats(&vec![-1.0; rows * stride]);
+            let buffers =
+                [Buffer::Input(&x_bytes), Buffer::Input(&weight_bytes), Buffer::Changed(&kept)];
+            let [rows, input, output, stride] = [rows, input, output, stride].map(|n| n as u32);
+            let params = MatvecParams { rows, input, output, stride, numbers };
+            let grid = [(output as usize).div_ceil(MATVEC_COLUMNS), 1, 1];
+            let found = run(machine, (Kernel::Matvec, grid), &buffers, &params);
+            let product = |row: &[f64], column: u32| {
+                let Some(w) = weights.chunks(input as usize).nth(column as usize) else {
+                    return -1.0; // between the rows nothing is written
+                };
+                row.iter().zip(w).map(|(x, w)| x * w).sum::<f64>()
+            };
+            let exact = x.chunks(input as usize).flat_map(|row| {
+                (0..stride).map(move |column| product(row, column)).collect::<Vec<_>>()
+            });
+            near(&found[0], &exact.collect::<Vec<_>>(), 1e-5, &format!("{rows} x {input}"));
         }
     }
 }

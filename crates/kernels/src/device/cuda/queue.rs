@@ -24,7 +24,7 @@ use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
 pub(in crate::device) use super::results::Results;
 use super::{CudaError, CudaProgram};
-use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, Place, Spec};
+use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place, Spec};
 
 /// Workspace of cuBLAS: what its maker advises for GPUs of sm_90.
 const BLAS_BYTES: usize = 32 << 20;
@@ -187,6 +187,14 @@ impl Queue {
         let addresses = args.iter().map(|arg| arg.place().memory.0);
         // SAFETY: kernels reach memory of the device alone, where nothing of Rust's lies.
         Ok(unsafe { program.launch_at(kernel, grid, addresses, words) }?)
+    }
+
+    /// Whether a product of a few rows is for `matvec`, which reads weights faster than cuBLAS.
+    #[expect(clippy::unused_self, reason = "as the other calls")]
+    pub(in crate::device) fn takes_matvec(&self, ends: [&Place<'_>; 2], shape: GpuMatmul) -> bool {
+        let aligned = ends.iter().all(|place| place.memory.0.is_multiple_of(16));
+        let narrow = shape.numbers != Activations::F32 && shape.input.is_multiple_of(8);
+        shape.rows <= MATVEC_ROWS && narrow && aligned
     }
 
     pub(in crate::device) fn matmul(

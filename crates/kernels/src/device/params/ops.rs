@@ -63,6 +63,22 @@ params! {
 }
 
 params! {
+    /// Of `matvec`.
+    MatvecParams as "KvMatvecParams" {
+        /// One to four.
+        rows: u32,
+        /// Numbers of a row, a multiple of 8.
+        input: u32,
+        /// Results of a row.
+        output: u32,
+        /// Numbers from one row of results to the next.
+        stride: u32,
+        /// Of rows and weights: `Activations` as a number, of 16 bits.
+        numbers: u32,
+    }
+}
+
+params! {
     /// Of `lookup`.
     LookupParams as "KvLookupParams" {
         /// Numbers of a row.
