@@ -72,8 +72,8 @@ pub struct CudaProgram {
     dense_bytes: u32,
     /// Whether groups may become resident early.
     early: bool,
-    /// Whether the last launch wrote packed pages.
-    packed: AtomicBool,
+    /// Whether the last launch wrote packed pages; of all programs of a queue.
+    packed: Arc<AtomicBool>,
 }
 
 impl CudaProgram {
@@ -127,8 +127,13 @@ impl CudaProgram {
             attend_bytes: 0,
             dense_bytes: 0,
             early: major >= 9,
-            packed: AtomicBool::new(false),
+            packed: Arc::default(),
         })
+    }
+
+    /// The same program in a queue with others: pages are packed by another one than reads them.
+    fn beside(self, packed: &Arc<AtomicBool>) -> Self {
+        Self { packed: packed.clone(), ..self }
     }
 
     /// Whether `attend` writes results itself, so that `combine` is not launched.

@@ -8,6 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candle_core::cuda_backend::CudaStorageSlice;
@@ -37,6 +38,8 @@ pub(in crate::device) struct Queue {
     _blas_memory: CudaSlice<u8>,
     name: String,
     multiprocessors: usize,
+    /// Whether the last launch wrote packed pages.
+    packed: Arc<AtomicBool>,
 }
 
 /// A moment in the queue.
@@ -78,7 +81,8 @@ impl Queue {
         let context = stream.context();
         let name = context.name()?;
         let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
-        Ok(Self { stream, blas, _blas_memory: blas_memory, name, multiprocessors })
+        let packed = Arc::default();
+        Ok(Self { stream, blas, _blas_memory: blas_memory, name, multiprocessors, packed })
     }
 
     pub(in crate::device) fn name(&self) -> &str {
@@ -163,7 +167,7 @@ impl Queue {
     }
 
     pub(in crate::device) fn ops(&self, compiled: Option<&Path>) -> Result<Program, GpuError> {
-        Ok(CudaProgram::ops(&self.stream, compiled)?)
+        Ok(CudaProgram::ops(&self.stream, compiled)?.beside(&self.packed))
     }
 
     pub(in crate::device) fn program(
@@ -173,7 +177,7 @@ impl Queue {
     ) -> Result<Program, GpuError> {
         // Attention takes queries of f32; other numbers are those of pages to be packed.
         let portable = spec.activations() != Activations::F32;
-        Ok(CudaProgram::new(&self.stream, spec, portable, compiled)?)
+        Ok(CudaProgram::new(&self.stream, spec, portable, compiled)?.beside(&self.packed))
     }
 
     #[expect(clippy::unused_self, reason = "other GPUs launch through their queue")]
