@@ -4,9 +4,10 @@
 usage: anthropic_client.py http://127.0.0.1:PORT MODEL
 needs: the anthropic package. The exit code is 1 if any check failed.
 """
-import sys, traceback
+import sys
 
 import anthropic
+import checks
 
 ADDRESS, MODEL = sys.argv[1], sys.argv[2]
 CLIENT = anthropic.Anthropic(base_url=ADDRESS, api_key="none", max_retries=0, timeout=300)
@@ -85,14 +86,4 @@ CHECKS = [
     plain, streamed_says_the_same, stop_sequences, counted_tokens_are_those_of_the_answer, blocks_are_text,
     tools_are_called, errors_have_their_shape,
 ]
-failed = 0
-for check in CHECKS:
-    try:
-        check()
-        print(f"ok      {check.__name__}")
-    except Exception:
-        failed += 1
-        print(f"FAILED  {check.__name__}")
-        traceback.print_exc()
-print(f"{len(CHECKS) - failed} passed, {failed} failed")
-sys.exit(failed > 0)
+sys.exit(checks.run(CHECKS))

@@ -5,8 +5,9 @@ usage: openai_client.py http://127.0.0.1:PORT MODEL [overload]
 needs: the openai package. With `overload` the server must be started with few sequences and a short queue.
 The last line says how many checks passed and failed; the exit code is 1 if any failed.
 """
-import base64, concurrent.futures, json, struct, sys, traceback
+import base64, concurrent.futures, json, struct, sys
 
+import checks
 import openai
 
 ADDRESS, MODEL = sys.argv[1], sys.argv[2]
@@ -365,14 +366,4 @@ CHECKS = [
 if sys.argv[3:] == ["overload"]:
     CHECKS = [overload_is_a_rate_limit]
 
-failed = 0
-for check in CHECKS:
-    try:
-        check()
-        print(f"ok      {check.__name__}")
-    except Exception:
-        failed += 1
-        print(f"FAILED  {check.__name__}")
-        traceback.print_exc()
-print(f"{len(CHECKS) - failed} passed, {failed} failed")
-sys.exit(failed > 0)
+sys.exit(checks.run(CHECKS))
