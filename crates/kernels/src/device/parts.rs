@@ -7,6 +7,9 @@ use super::PartParams;
 /// Parts of a row that a merge reads at a time.
 const MERGED: usize = 16;
 
+/// Pages of a part whose beginning and end are little beside it.
+const LONG_PAGES: usize = 60;
+
 /// `mask_at` of a part without a mask.
 pub const NO_MASK: u32 = u32::MAX;
 
@@ -45,21 +48,37 @@ pub struct Cut {
 
 impl Cut {
     /// For a grid of such a height, key heads times blocks of query vectors, on a GPU with so many
-    /// multiprocessors, each of which takes so many groups: two groups for each if the pages
-    /// suffice. Depends on the pages of the rows alone. The rule is a reading of measurements.
+    /// multiprocessors, each of which takes so many groups: as many groups as there are places for
+    /// if their parts stay long, else two for each multiprocessor if the pages suffice. Depends on
+    /// the pages of the rows alone. The rule is a reading of measurements.
     pub fn of(rows: &[AttendRow], height: usize, gpu: (usize, usize), window: usize) -> Self {
         let pages = |row: &AttendRow| (row.packed - first_page(row, window)) as usize;
         let (total, most) = rows.iter().map(pages).fold((0, 0), |(a, b), n| (a + n, b.max(n)));
         let (multiprocessors, each) = gpu;
-        let groups = rows.len() * height;
-        let shared = (total * height).div_ceil(2 * multiprocessors).next_multiple_of(4);
+        let (groups, places) = (rows.len() * height, multiprocessors * each);
+        let shared = |places: usize| {
+            let mut split = (total * height).div_ceil(places);
+            let parts =
+                |split: usize| rows.iter().map(|row| pages(row).div_ceil(split)).sum::<usize>();
+            while split >= LONG_PAGES && parts(split) * height > places && split < most {
+                split += 1;
+            }
+            split
+        };
+        let (two, all) = (shared(2 * multiprocessors), shared(places));
+        let shared = if all >= LONG_PAGES { all } else { two.next_multiple_of(4) };
         let least = if most <= 16 { 4 } else { 8 };
-        // Whole rows of any length are best where every multiprocessor gets as many of them.
-        let whole = (each.min(2)..=each).any(|each| {
+        // Whole rows of any length are best where every multiprocessor gets about as many of them
+        // as it takes.
+        let whole = (each.saturating_sub(1).max(1)..=each).any(|each| {
             let all = multiprocessors * each;
             groups <= all && 4 * groups > 3 * all
         });
-        let mut split_pages = if whole { most.max(least) } else { shared.clamp(least, 128) };
+        // Rows that do not all find a place at once leave places empty at their end, less if halved.
+        let halves = groups > places && most >= LONG_PAGES / 2;
+        let longest = if halves { most.div_ceil(2).min(128) } else { 128 };
+        let mut split_pages =
+            if whole { most.max(least) } else { shared.clamp(least, longest.max(least)) };
         let tail_apart = split_pages <= 16 && 2 * groups <= multiprocessors;
         // Parts are merged by sixteens: no more sixteens for a few parts.
         let last = |split: usize| (most.div_ceil(split) + usize::from(tail_apart)) % MERGED;
@@ -175,6 +194,10 @@ mod tests {
         assert_eq!(cut(1, 512, 4), Cut { split_pages: 20, tail_apart: true });
         assert_eq!(cut(1, 16, 4), Cut { split_pages: 4, tail_apart: true });
         assert_eq!(cut(8, 256, 4), Cut { split_pages: 64, tail_apart: false });
+        assert_eq!(cut(8, 512, 4).split_pages, 64, "four groups for each");
+        assert_eq!(cut(8, 512, 3).split_pages, 86, "three, and no part that finds no place");
+        assert_eq!(cut(32, 512, 4).split_pages, 128, "two of four groups are too few");
+        assert_eq!(cut(64, 64, 3).split_pages, 32, "more rows than places");
         assert!(cut(64, 2048, 4).split_pages >= 2048);
         assert_eq!(cut(64, 2048, 3).split_pages, 128);
         assert!(cut(32, 256, 3).split_pages >= 256);
