@@ -67,6 +67,7 @@ KV_FN uint kv_low_bytes(uint a, uint b, uint c, uint d) {
 }
 KV_FN float kv_from_half(ushort x) { return float(as_type<half>(x)); }
 KV_FN ushort kv_to_half(float x) { return as_type<ushort>(half(x)); }
+KV_FN uint4 kv_read_once(KV_DEVICE const uint4 *x) { return *x; }
 
 #else // CUDA: no header, so that a run-time compiler needs no folder of them
 typedef unsigned char uchar;
@@ -147,6 +148,14 @@ KV_FN float kv_from_half(ushort x) {
 KV_FN ushort kv_to_half(float x) {
   ushort y;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+  return y;
+}
+// Of what nobody reads again, so that caches keep other things. Stays in front of a kv_await.
+KV_FN uint4 kv_read_once(const uint4 *x) {
+  uint4 y;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(y.x), "=r"(y.y), "=r"(y.z), "=r"(y.w)
+               : "l"(x));
   return y;
 }
 KV_FN float kv_simd_max(float v) {

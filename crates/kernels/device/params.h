@@ -101,7 +101,9 @@ struct KvMatvecParams {
   uint input;
   uint output;
   uint stride;  // numbers from one row of results to the next
-  uint numbers; // of rows and weights: 1 f16, 2 bf16
+  uint numbers; // of the weights: 1 f16, 2 bf16
+  uint wide;    // 1: rows are of f32, 0: of the weights' kind
+  uint gate;    // 0 there is none, 1 SiLU, 2 GELU by tanh
 };
 
 struct KvLookupParams {

@@ -1,4 +1,9 @@
-// What several kernels of a model use: roundings to 16 bits, and sums over the lanes of a simd and over a group, in one fixed order: every thread gets the same.
+// What several kernels of a model use: roundings to 16 bits, and sums over the lanes of a simd and
+// over a group, in one fixed order: every thread gets the same.
+
+// Simds of a group that has a long row to itself.
+#define KV_ROW_SIMDS 16u
+#define KV_ROW_THREADS 512u
 
 // To nearest, ties to even; a NaN stays one.
 KV_FN ushort kv_to_brain(float x) {
@@ -18,12 +23,16 @@ template <class T> KV_FN T kv_lanes_sum(T v) {
   return v;
 }
 
-// slots: four of the group's own, free for use again when this returns
-template <class T> KV_FN T kv_group_sum(T v, KV_GROUP T *slots, uint simd, uint lane) {
+// The sum over a group of so many simds. slots: one for each, the group's own, free for use again
+// when this returns.
+template <uint SIMDS, class T>
+KV_FN T kv_simds_sum(T v, KV_GROUP T *slots, uint simd, uint lane) {
   v = kv_lanes_sum(v);
   if (lane == 0u) slots[simd] = v;
   kv_barrier();
-  v = (slots[0] + slots[1]) + (slots[2] + slots[3]);
+  v = slots[0];
+  KV_UNROLL
+  for (uint s = 1; s < SIMDS; ++s) v += slots[s];
   kv_barrier();
   return v;
 }

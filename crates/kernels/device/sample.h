@@ -54,17 +54,18 @@ KV_FN void kv_digit_sums(KV_THREAD T *sums, KV_GROUP T *slots, uint simd, uint l
   kv_barrier();
   KV_UNROLL
   for (uint d = 0; d < KV_DIGITS; ++d) {
-    const T first = slots[d] + slots[KV_DIGITS + d];
-    sums[d] = first + (slots[2u * KV_DIGITS + d] + slots[3u * KV_DIGITS + d]);
+    T sum = slots[d];
+    for (uint s = 1; s < KV_ROW_SIMDS; ++s) sum += slots[s * KV_DIGITS + d];
+    sums[d] = sum;
   }
   kv_barrier();
 }
 
-// Logits that a thread reads at once, 128 apart, from `base` on; behind the end lies nothing.
+// Logits that a thread reads at once, a group's threads apart, from `base` on; behind the end lies nothing.
 KV_FN void kv_ahead(KV_DEVICE const float *x, uint base, uint vocab, KV_THREAD float *v) {
   KV_UNROLL
   for (uint e = 0; e < KV_AHEAD; ++e) {
-    const uint i = base + 128u * e;
+    const uint i = base + KV_ROW_THREADS * e;
     v[e] = i < vocab ? x[i] : -kv_float(0x7f800000u);
   }
 }
@@ -86,12 +87,12 @@ KV_FN uint kv_list(KV_DEVICE const float *x, uint vocab, uint low, uint high, KV
   const uint lane = tid & 31u, simd = tid >> 5;
   float v[KV_AHEAD];
   uint own = 0u;
-  for (uint base = tid; base < vocab; base += 128u * KV_AHEAD) {
+  for (uint base = tid; base < vocab; base += KV_ROW_THREADS * KV_AHEAD) {
     kv_ahead(x, base, vocab, v);
     KV_UNROLL
     for (uint e = 0; e < KV_AHEAD; ++e) {
       const uint key = kv_key(v[e]);
-      own += base + 128u * e < vocab && key >= low && key <= high ? 1u : 0u;
+      own += base + KV_ROW_THREADS * e < vocab && key >= low && key <= high ? 1u : 0u;
     }
   }
   uint at = own;
@@ -103,16 +104,16 @@ KV_FN uint kv_list(KV_DEVICE const float *x, uint vocab, uint low, uint high, KV
   kv_barrier();
   uint count = 0u;
   at -= own;
-  for (uint s = 0; s < 4u; ++s) {
+  for (uint s = 0; s < KV_ROW_SIMDS; ++s) {
     if (s < simd) at += slots[s];
     count += slots[s];
   }
-  for (uint base = tid; base < vocab && own > 0u; base += 128u * KV_AHEAD) {
+  for (uint base = tid; base < vocab && own > 0u; base += KV_ROW_THREADS * KV_AHEAD) {
     kv_ahead(x, base, vocab, v);
     KV_UNROLL
     for (uint e = 0; e < KV_AHEAD; ++e) {
       const uint key = kv_key(v[e]);
-      if (base + 128u * e < vocab && key >= low && key <= high) list[at++] = key;
+      if (base + KV_ROW_THREADS * e < vocab && key >= low && key <= high) list[at++] = key;
     }
   }
   kv_barrier();
@@ -129,18 +130,18 @@ KV_FN void kv_cut_count(KV_DEVICE const float *x, uint vocab, uint count, KV_THR
     uint sums[KV_DIGITS];
     KV_UNROLL
     for (uint d = 0; d < KV_DIGITS; ++d) sums[d] = 0u;
-    for (uint i = tid; i < listed; i += 128u) {
+    for (uint i = tid; i < listed; i += KV_ROW_THREADS) {
       const uint digit = kv_digit(list[i], bound, shift);
       KV_UNROLL
       for (uint d = 0; d < KV_DIGITS; ++d) sums[d] += digit == d ? 1u : 0u;
     }
-    for (uint base = tid; base < vocab && listed == 0u; base += 128u * KV_AHEAD) {
+    for (uint base = tid; base < vocab && listed == 0u; base += KV_ROW_THREADS * KV_AHEAD) {
       float v[KV_AHEAD];
       kv_ahead(x, base, vocab, v);
       KV_UNROLL
       for (uint e = 0; e < KV_AHEAD; ++e) {
         const uint found = kv_digit(kv_key(v[e]), bound, shift);
-        const uint digit = base + 128u * e < vocab ? found : KV_DIGITS;
+        const uint digit = base + KV_ROW_THREADS * e < vocab ? found : KV_DIGITS;
         KV_UNROLL
         for (uint d = 0; d < KV_DIGITS; ++d) sums[d] += digit == d ? 1u : 0u;
       }
@@ -174,13 +175,13 @@ KV_FN void kv_cut_part(KV_DEVICE const float *x, uint vocab, KV_GROUP const uint
       float sums[KV_DIGITS];
       KV_UNROLL
       for (uint d = 0; d < KV_DIGITS; ++d) sums[d] = 0.0f;
-      for (uint i = tid; i < listed; i += 128u) {
+      for (uint i = tid; i < listed; i += KV_ROW_THREADS) {
         const uint digit = kv_digit(list[i], bound, shift);
         const float w = kv_weight(kv_unkey(list[i]), kept);
         KV_UNROLL
         for (uint d = 0; d < KV_DIGITS; ++d) sums[d] += digit == d ? w : 0.0f;
       }
-      for (uint base = tid; base < vocab && listed == 0u; base += 128u * KV_AHEAD) {
+      for (uint base = tid; base < vocab && listed == 0u; base += KV_ROW_THREADS * KV_AHEAD) {
         float v[KV_AHEAD];
         kv_ahead(x, base, vocab, v);
         KV_UNROLL
@@ -312,12 +313,12 @@ KV_FN uint kv_draw(KV_DEVICE const float *x, uint begin, uint end, KV_THREAD con
 
 // logits: [rows, vocab]; rows: [rows]; out: [rows, 2], the token and the bits of its
 // log-probability. No finite logit, or one that is NaN: the token is 0xffffffff. Grid: [rows].
-KV_KERNEL(kv_sample, 128)
+KV_KERNEL(kv_sample, 512)
 (KV_IN(float, logits, 0), KV_IN(KvSampleRow, rows, 1), KV_OUT(uint, out, 2),
  KV_ARGS(KvSampleParams, args, 3) KV_IDS) {
   KV_BEGIN
-  KV_SHARED(float, floats, 4u * KV_DIGITS);
-  KV_SHARED(uint, words, 4u * KV_DIGITS);
+  KV_SHARED(float, floats, KV_ROW_SIMDS * KV_DIGITS);
+  KV_SHARED(uint, words, KV_ROW_SIMDS * KV_DIGITS);
   KV_SHARED(uint, list, KV_LISTED);
   const uint vocab = args.vocab, row = kv_group.x;
   KV_DEVICE const float *x = logits + kv_size(row) * vocab;
@@ -326,11 +327,11 @@ KV_KERNEL(kv_sample, 128)
   float top = -kv_float(0x7f800000u);
   uint best = 0u, wrong = 0u;
   float v[KV_AHEAD];
-  for (uint base = kv_tid; base < vocab; base += 128u * KV_AHEAD) {
+  for (uint base = kv_tid; base < vocab; base += KV_ROW_THREADS * KV_AHEAD) {
     kv_ahead(x, base, vocab, v);
     KV_UNROLL
     for (uint e = 0; e < KV_AHEAD; ++e) {
-      if (v[e] > top) top = v[e], best = base + 128u * e;
+      if (v[e] > top) top = v[e], best = base + KV_ROW_THREADS * e;
       if (v[e] != v[e]) wrong = 1u;
     }
   }
@@ -343,10 +344,10 @@ KV_KERNEL(kv_sample, 128)
   if (kv_lane == 0u) floats[kv_simd] = top, words[kv_simd] = best;
   kv_barrier();
   top = floats[0], best = words[0];
-  for (uint s = 1; s < 4u; ++s)
+  for (uint s = 1; s < KV_ROW_SIMDS; ++s)
     if (floats[s] > top || (floats[s] == top && words[s] < best)) top = floats[s], best = words[s];
   kv_barrier();
-  wrong = kv_group_sum(wrong, words, kv_simd, kv_lane);
+  wrong = kv_simds_sum<KV_ROW_SIMDS>(wrong, words, kv_simd, kv_lane);
   const bool finite = (kv_bits(top) & 0x7f800000u) != 0x7f800000u;
   if (wrong != 0u || !finite) {
     if (kv_tid == 0u) out[2u * row] = 0xffffffffu, out[2u * row + 1u] = 0u;
@@ -367,54 +368,48 @@ KV_KERNEL(kv_sample, 128)
       if (few && top_k <= KV_LISTED)
         listed = kv_list(x, vocab, kept.bound + 1u, 0xffffffffu, list, words, kv_tid);
       float above = 0.0f;
-      for (uint i = kv_tid; i < listed; i += 128u) above += kv_weight(kv_unkey(list[i]), kept);
-      for (uint base = kv_tid; base < vocab && listed == 0u; base += 128u * KV_AHEAD) {
+      for (uint i = kv_tid; i < listed; i += KV_ROW_THREADS) above += kv_weight(kv_unkey(list[i]), kept);
+      for (uint base = kv_tid; base < vocab && listed == 0u; base += KV_ROW_THREADS * KV_AHEAD) {
         kv_ahead(x, base, vocab, v);
         KV_UNROLL
         for (uint e = 0; e < KV_AHEAD; ++e)
           above += kv_key(v[e]) > kept.bound ? kv_weight(v[e], kept) : 0.0f;
       }
-      above = kv_group_sum(above, floats, kv_simd, kv_lane);
+      above = kv_simds_sum<KV_ROW_SIMDS>(above, floats, kv_simd, kv_lane);
       const float goal = rule[0].top_p * (above + tie * float(kept.ties));
       kv_cut_part(x, vocab, list, listed, goal, above, tie, kept, floats, kv_tid);
       tie = kv_weight(kv_unkey(kept.bound), kept);
     }
-    // A quarter of the ids for each simd.
-    const uint quarter = (vocab + 127u) / 128u * 32u;
-    const uint begin = kv_simd * quarter < vocab ? kv_simd * quarter : vocab;
-    const uint end = begin + quarter < vocab ? begin + quarter : vocab;
+    // A part of the ids for each simd.
+    const uint part = (vocab + KV_ROW_THREADS - 1u) / KV_ROW_THREADS * 32u;
+    const uint begin = kv_simd * part < vocab ? kv_simd * part : vocab;
+    const uint end = begin + part < vocab ? begin + part : vocab;
     KvShare own;
     kv_shares(x, begin, end, kept, kv_lane, own);
     if (kv_lane == 0u) floats[kv_simd] = own.above, words[kv_simd] = own.ties;
     kv_barrier();
-    float worth[4], total = 0.0f;
-    uint seen[4], ties = 0u;
-    KV_UNROLL
-    for (uint s = 0; s < 4u; ++s) {
+    float total = 0.0f;
+    uint ties = 0u;
+    for (uint s = 0; s < KV_ROW_SIMDS; ++s) {
       KvShare share;
       share.above = floats[s], share.ties = words[s];
-      seen[s] = ties, worth[s] = kv_worth(share, ties, tie, kept.ties);
-      ties += share.ties, total += worth[s];
+      total += kv_worth(share, ties, tie, kept.ties), ties += share.ties;
     }
-    kv_barrier();
     float left = kv_uniform(rule[0].seed_low, rule[0].seed_high, rule[0].index) * total;
-    // The simd whose quarter passes it; by rounding nobody's: the last that weighs anything.
-    uint owner = 4u, last = 0u;
-    float owner_left = 0.0f;
-    KV_UNROLL
-    for (uint s = 0; s < 4u; ++s) {
-      if (worth[s] > 0.0f) last = s;
-      if (owner == 4u && worth[s] > left) owner = s, owner_left = left;
-      left -= worth[s];
+    // The simd whose part passes it; by rounding nobody's: the last that weighs anything.
+    uint owner = KV_ROW_SIMDS, before = 0u, last = 0u, last_seen = 0u;
+    float owner_left = 0.0f, last_worth = 0.0f;
+    ties = 0u;
+    for (uint s = 0; s < KV_ROW_SIMDS; ++s) {
+      KvShare share;
+      share.above = floats[s], share.ties = words[s];
+      const float worth = kv_worth(share, ties, tie, kept.ties);
+      if (worth > 0.0f) last = s, last_worth = worth, last_seen = ties;
+      if (owner == KV_ROW_SIMDS && worth > left) owner = s, owner_left = left, before = ties;
+      left -= worth, ties += share.ties;
     }
-    if (owner == 4u) {
-      owner = last;
-      KV_UNROLL
-      for (uint s = 0; s < 4u; ++s) owner_left = s == last ? worth[s] : owner_left;
-    }
-    uint before = 0u;
-    KV_UNROLL
-    for (uint s = 0; s < 4u; ++s) before = s == owner ? seen[s] : before;
+    if (owner == KV_ROW_SIMDS) owner = last, owner_left = last_worth, before = last_seen;
+    kv_barrier();
     if (kv_simd == owner) {
       const uint drawn = kv_draw(x, begin, end, kept, tie, before, owner_left, kv_lane);
       if (kv_lane == 0u) words[0] = drawn;
@@ -427,12 +422,12 @@ KV_KERNEL(kv_sample, 128)
   float logprob = 0.0f;
   if (rule[0].logprob != 0u) {
     float sum = 0.0f;
-    for (uint base = kv_tid; base < vocab; base += 128u * KV_AHEAD) {
+    for (uint base = kv_tid; base < vocab; base += KV_ROW_THREADS * KV_AHEAD) {
       kv_ahead(x, base, vocab, v);
       KV_UNROLL
       for (uint e = 0; e < KV_AHEAD; ++e) sum += kv_exp2((v[e] - top) * 1.44269504f);
     }
-    sum = kv_group_sum(sum, floats, kv_simd, kv_lane);
+    sum = kv_simds_sum<KV_ROW_SIMDS>(sum, floats, kv_simd, kv_lane);
     logprob = x[token] - top - kv_log(sum);
   }
   if (kv_tid == 0u) out[2u * row] = token, out[2u * row + 1u] = kv_bits(logprob);

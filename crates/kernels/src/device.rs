@@ -19,7 +19,8 @@ use kvant_turboquant::Widths;
 
 pub use dense::{dense_block, dense_parts, dense_shared_bytes};
 pub use gpu::{
-    Arg, Gpu, GpuBuffer, GpuError, GpuMark, GpuMatmul, GpuProgram, GpuRecording, GpuResults, Place,
+    Arg, Gpu, GpuBuffer, GpuError, GpuFew, GpuMark, GpuMatmul, GpuProgram, GpuRecording,
+    GpuResults, Place,
 };
 pub use params::{
     AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
@@ -30,14 +31,16 @@ pub use params::{
 pub use parts::{AttendRow, Cut, NO_MASK, parts_of};
 pub use spec::{Activations, MAX_QUERIES, Spec, Unsupported};
 
-/// Threads of a group, of every kernel.
-pub const GROUP_THREADS: usize = 128;
+/// Threads of a group, of most kernels.
+const GROUP_THREADS: usize = 128;
+/// Threads of a group that has a long row to itself.
+const ROW_THREADS: usize = 512;
 /// Vectors that a group of `rotate` and `restore` takes.
 pub const GROUP_VECTORS: usize = 8;
 /// Rows that `matvec` takes at most.
 pub const MATVEC_ROWS: usize = 4;
-/// Columns that a group of it takes.
-pub const MATVEC_COLUMNS: usize = 8;
+/// Columns of the matrix that a group of it takes.
+pub const MATVEC_COLUMNS: usize = 4;
 /// Numbers of keys, and as many of values, that a group of `append` takes.
 pub const APPEND_NUMBERS: usize = 512;
 /// The place of a token that `append` does not keep; else it is page times `PAGE_TOKENS` plus slot.
@@ -97,6 +100,14 @@ pub enum Kernel {
 }
 
 impl Kernel {
+    /// Threads of a group.
+    pub fn threads(self) -> usize {
+        match self {
+            Self::Norm | Self::Sample => ROW_THREADS,
+            _ => GROUP_THREADS,
+        }
+    }
+
     /// Those of a program of the cache, [`program`].
     pub const ALL: [Self; 9] = [
         Self::Rotate,

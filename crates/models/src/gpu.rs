@@ -204,17 +204,8 @@ impl GpuStep {
     }
 
     /// The gated product of gate and up.
-    pub(crate) fn gate(
-        &self,
-        gated: &Tensor,
-        gate_up: &Tensor,
-        activation: Activation,
-    ) -> Result<()> {
+    pub(crate) fn gate(&self, gated: &Tensor, gate_up: &Tensor, activation: u32) -> Result<()> {
         let (tokens, width) = gated.dims2()?;
-        let activation = match activation {
-            Activation::Silu => 0,
-            Activation::GeluTanh => 1,
-        };
         self.launch(
             (Kernel::Gate, [width.div_ceil(256), tokens, 1]),
             [read(gate_up), written(gated), self.narrowed()],
@@ -301,17 +292,24 @@ impl GpuStep {
         copy.numbers.map_or(0, |numbers| numbers as u32)
     }
 
+    /// The copy of x in 16-bit numbers that its kernel left, if it did; from now on kernels that can
+    /// leave one do.
+    pub(crate) fn copy(&self, x: &Tensor, numbers: Activations) -> Result<Option<Place<'_>>> {
+        let mut copy = self.copied();
+        let known = copy.numbers.replace(numbers) == Some(numbers);
+        let found = copy.of.take() == Some(x.id()) && known;
+        drop(copy);
+        found.then(|| Place::buffer(&self.narrow, 0).map_err(Error::wrap)).transpose()
+    }
+
     /// x in 16-bit numbers, until the next call.
     pub(crate) fn narrow(&self, x: &Tensor, numbers: Activations) -> Result<Place<'_>> {
+        if let Some(copy) = self.copy(x, numbers)? {
+            return Ok(copy);
+        }
         let count = x.elem_count();
         let out = Place::buffer(&self.narrow, 0).map_err(Error::wrap)?;
         out.holds("activations", 2 * count).map_err(Error::wrap)?;
-        let mut copy = self.copied();
-        let known = copy.numbers.replace(numbers) == Some(numbers);
-        if copy.of.take() == Some(x.id()) && known {
-            return Ok(out);
-        }
-        drop(copy);
         self.launch(
             (Kernel::Cast, [count.div_ceil(GROUP_NUMBERS), 1, 1]),
             [read(x), Ok(Arg::Out(out.clone()))],
@@ -330,6 +328,14 @@ impl GpuStep {
         let args =
             args.into_iter().collect::<std::result::Result<Vec<_>, _>>().map_err(Error::wrap)?;
         self.gpu.launch((self.gpu.ops(), kernel), grid, &args, params).map_err(Error::wrap)
+    }
+}
+
+/// An activation in the arguments of kernels.
+pub(crate) fn activation_code(activation: Activation) -> u32 {
+    match activation {
+        Activation::Silu => 0,
+        Activation::GeluTanh => 1,
     }
 }
 

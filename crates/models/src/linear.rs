@@ -96,6 +96,17 @@ impl Linear {
         }
     }
 
+    /// The gated product of the two halves of the columns on a GPU, if one launch does it; else
+    /// false, and nothing is done.
+    pub(crate) fn gated(
+        &self,
+        step: &GpuStep,
+        activation: u32,
+        [x, out]: [&Tensor; 2],
+    ) -> Result<bool> {
+        self.on_gpu.as_ref().map_or(Ok(false), |parts| parts.gated((step, activation), out, x))
+    }
+
     /// x: `[tokens, in]`; the product is written into out, `[tokens, out]`. Both f32, contiguous.
     pub fn forward(&self, out: &Tensor, x: &Tensor) -> Result<()> {
         out.inplace_op2(x, self)

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::experts::Experts;
 use crate::floats::{floats, floats_mut};
-use crate::gpu::GpuStep;
+use crate::gpu::{GpuStep, activation_code};
 use crate::norm::ALONE;
 use crate::workspace::Views;
 use crate::{Activation, Linear};
@@ -76,8 +76,11 @@ impl Gated {
         [x, out]: [&Tensor; 2],
         [gate_up, gated]: [&Tensor; 2],
     ) -> Result<()> {
-        self.gate_up.apply(gate_up, x, Some(step))?;
-        step.gate(gated, gate_up, self.activation)?;
+        let activation = activation_code(self.activation);
+        if !self.gate_up.gated(step, activation, [x, gated])? {
+            self.gate_up.apply(gate_up, x, Some(step))?;
+            step.gate(gated, gate_up, activation)?;
+        }
         self.down.apply(out, gated, Some(step))
     }
 

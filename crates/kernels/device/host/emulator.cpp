@@ -1,7 +1,7 @@
 // The end of an emulated program: reads launches from standard input, runs them on the engine, and
 // writes what they report and what they wrote to standard output. All numbers are 32-bit words of
 // the machine.
-//   in:  kernel, seed, grid x, y, z, buffers; for each buffer: bytes, 0 if it is an input, 1 if it
+//   in:  kernel, seed, grid x, y, z, threads of a group, buffers; for each buffer: bytes, 0 if it is an input, 1 if it
 //   is an output, 2 if it is both, 3 if it is an output of zeros; then the contents of inputs and
 //   of both
 //   out: faults, bytes of their text, the text; the contents of every output and both
@@ -135,7 +135,8 @@ static void layout() {
   FIELD(KvSplitParams, q_eps), FIELD(KvSplitParams, k_eps), FIELD(KvGateParams, width);
   FIELD(KvGateParams, activation), FIELD(KvGateParams, numbers), FIELD(KvMatvecParams, rows);
   FIELD(KvMatvecParams, input), FIELD(KvMatvecParams, output), FIELD(KvMatvecParams, stride);
-  FIELD(KvMatvecParams, numbers), FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);
+  FIELD(KvMatvecParams, numbers), FIELD(KvMatvecParams, wide), FIELD(KvMatvecParams, gate);
+  FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);
   FIELD(KvLookupParams, numbers), FIELD(KvLookupParams, scale), FIELD(KvPickParams, width);
   FIELD(KvPickParams, tokens), FIELD(KvPlaceParams, width), FIELD(KvPlaceParams, stride);
   FIELD(KvPlaceParams, first), FIELD(KvCastParams, count), FIELD(KvCastParams, numbers);
@@ -159,10 +160,10 @@ static void layout() {
 
 int main(int count, char **words) {
   if (count > 1 && !strcmp(words[1], "layout")) return layout(), 0;
-  uint head[6];
-  while (fread(head, 4, 6, stdin) == 6) {
+  uint head[7];
+  while (fread(head, 4, 7, stdin) == 7) {
     uint sizes[16], outputs[16];
-    for (uint i = 0; i < head[5]; ++i) {
+    for (uint i = 0; i < head[6]; ++i) {
       uint about[2];
       read_exactly(about, sizeof about);
       sizes[i] = about[0], outputs[i] = about[1];
@@ -172,10 +173,10 @@ int main(int count, char **words) {
       else if (given) read_exactly(job_buffers[i], sizes[i]);
     }
     job_kernel = head[0];
-    const uint faults = engine::dispatch(head + 2, 128, run, head[1]);
+    const uint faults = engine::dispatch(head + 2, head[5], run, head[1]);
     const uint about[2] = {faults, (uint)strlen(engine::report())};
     fwrite(about, 4, 2, stdout), fwrite(engine::report(), 1, about[1], stdout);
-    for (uint i = 0; i < head[5]; ++i)
+    for (uint i = 0; i < head[6]; ++i)
       if (outputs[i]) fwrite(job_buffers[i], 1, sizes[i], stdout);
     fflush(stdout);
     engine::free_buffers();

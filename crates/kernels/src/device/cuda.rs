@@ -15,8 +15,8 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut
 use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
-    GROUP_THREADS, Kernel, Params, Spec, dense_shared_bytes, ops_program, override_program,
-    override_shared_bytes, program, with_dense_override,
+    Kernel, Params, Spec, dense_shared_bytes, ops_program, override_program, override_shared_bytes,
+    program, with_dense_override,
 };
 
 mod module;
@@ -182,7 +182,7 @@ impl CudaProgram {
         let early = self.early && !(packed && kernel == Kernel::Attend);
         // SAFETY: the caller's promise.
         Ok(unsafe {
-            let launch = Launch { grid, shared, early };
+            let launch = Launch { grid, threads: kernel.threads(), shared, early };
             self.entries[&kernel].launch(&self.stream, launch, addresses, words)
         }?)
     }

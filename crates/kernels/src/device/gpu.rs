@@ -27,7 +27,7 @@ use super::absent as backend;
 use super::cuda::queue as backend;
 #[cfg(all(feature = "metal", not(feature = "cuda")))]
 use super::metal as backend;
-use super::{Activations, Kernel, MATVEC_COLUMNS, MatvecParams, Params, Spec};
+use super::{Activations, Kernel, MATVEC_COLUMNS, MATVEC_ROWS, MatvecParams, Params, Spec};
 
 pub use error::GpuError;
 pub use place::{Arg, Place};
@@ -228,14 +228,40 @@ impl Gpu {
         for (what, place, bytes) in sizes {
             place.holds(what, bytes)?;
         }
-        if !self.0.queue.takes_matvec([x, weights], shape) {
-            return self.0.queue.matmul(out, x, weights, shape);
+        if self.takes_few([x, weights], shape) {
+            return self.matmul_few(out, x, weights, GpuFew { shape, wide: false, gate: None });
         }
+        self.0.queue.matmul(out, x, weights, shape)
+    }
+
+    /// Whether a product has few enough rows for [`Self::matmul_few`], and the GPU's library is
+    /// slower. ends: activations and weights.
+    pub fn takes_few(&self, ends: [&Place<'_>; 2], shape: GpuMatmul) -> bool {
+        self.0.queue.takes_matvec(ends, shape)
+    }
+
+    /// The same product of a few rows, by a kernel that can do more with them.
+    pub fn matmul_few(
+        &self,
+        out: &Place<'_>,
+        x: &Place<'_>,
+        weights: &Place<'_>,
+        few: GpuFew,
+    ) -> Result<(), GpuError> {
+        let GpuMatmul { rows, input, output, stride, numbers } = few.shape;
+        if rows > MATVEC_ROWS || numbers == Activations::F32 {
+            return Err(GpuError::Room(format!("{rows} rows of {numbers:?} for a few")));
+        }
+        let matrix = if few.gate.is_some() { 2 * output } else { output };
+        out.holds("results", (rows.max(1) * stride) * 4 - (stride - output) * 4)?;
+        x.holds("activations", rows * input * if few.wide { 4 } else { 2 })?;
+        weights.holds("weights", matrix * input * 2)?;
         let args = [Arg::In(x.clone()), Arg::In(weights.clone()), Arg::Out(out.clone())];
-        let grid = [output.div_ceil(MATVEC_COLUMNS), 1, 1];
+        let grid = [matrix.div_ceil(MATVEC_COLUMNS), 1, 1];
         let [rows, input, output, stride] = [rows, input, output, stride].map(|n| n as u32);
-        let numbers = numbers as u32;
-        let params = MatvecParams { rows, input, output, stride, numbers };
+        let (numbers, wide) = (numbers as u32, u32::from(few.wide));
+        let gate = few.gate.map_or(0, |activation| activation + 1);
+        let params = MatvecParams { rows, input, output, stride, numbers, wide, gate };
         self.launch((self.ops(), Kernel::Matvec), grid, &args, &params)
     }
 
@@ -294,6 +320,18 @@ pub struct GpuMatmul {
     pub stride: usize,
     /// Of activations and weights.
     pub numbers: Activations,
+}
+
+/// A product of [`Gpu::matmul_few`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GpuFew {
+    /// Its sizes.
+    pub shape: GpuMatmul,
+    /// Whether activations are f32, which are rounded to the weights' numbers.
+    pub wide: bool,
+    /// The activation, as in `GateParams`, of a gated product: weights are `[2 * output, input]`,
+    /// gates first.
+    pub gate: Option<u32>,
 }
 
 impl fmt::Debug for Gpu {

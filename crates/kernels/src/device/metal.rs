@@ -25,8 +25,8 @@ use candle_metal_kernels::{
 use objc2_metal::{MTLCompileOptions, MTLComputePipelineState, MTLDevice, MTLSize};
 
 use super::{
-    Activations, Arg, GROUP_THREADS, GpuError, GpuMatmul, Kernel, Params, Place, PlaceParams, Spec,
-    ops_program, program,
+    Activations, Arg, GpuError, GpuMatmul, Kernel, Params, Place, PlaceParams, Spec, ops_program,
+    program,
 };
 
 pub(in crate::device) use absent::{Mark, Recording};
@@ -183,14 +183,15 @@ impl Queue {
             let PlaceMemory { buffer, at, .. } = &arg.place().memory;
             (buffer, *at, matches!(arg, Arg::Out(_)))
         });
-        self.dispatch(&program.0[&kernel], grid, &buffers.collect::<Vec<_>>(), words)
+        let launch = (&program.0[&kernel], kernel.threads(), grid);
+        self.dispatch(launch, &buffers.collect::<Vec<_>>(), words)
     }
 
-    /// buffers: each with its first byte, and whether the kernel writes it.
+    /// A pipeline in groups of so many threads. buffers: each with its first byte, and whether the
+    /// kernel writes it.
     fn dispatch(
         &self,
-        pipeline: &ComputePipeline,
-        grid: [usize; 3],
+        (pipeline, threads, grid): (&ComputePipeline, usize, [usize; 3]),
         buffers: &[(&Buffer, usize, bool)],
         words: &[u32],
     ) -> Result<(), GpuError> {
@@ -206,7 +207,7 @@ impl Queue {
         }
         encoder.set_bytes_directly(buffers.len(), size_of_val(words), words.as_ptr().cast());
         let [width, height, depth] = grid;
-        let group = MTLSize { width: GROUP_THREADS, height: 1, depth: 1 };
+        let group = MTLSize { width: threads, height: 1, depth: 1 };
         encoder.dispatch_thread_groups(MTLSize { width, height, depth }, group);
         Ok(())
     }
@@ -274,7 +275,8 @@ impl Queue {
         let GpuMatmul { rows, output, stride, .. } = shape;
         let params = PlaceParams { width: output as u32, stride: stride as u32, first: 0 };
         let grid = [output.div_ceil(512), rows, 1];
-        self.dispatch(place, grid, &[(from, 0, false), (to, at, true)], &params.words())
+        let launch = (place, Kernel::Place.threads(), grid);
+        self.dispatch(launch, &[(from, 0, false), (to, at, true)], &params.words())
     }
 
     /// A product into the start of a buffer, of the kind of the operands.
@@ -331,12 +333,13 @@ impl fmt::Debug for Queue {
 
 /// An error where a GPU cannot run a kernel in the groups that it is written for.
 fn runs(gpu: &str, kernel: Kernel, most: usize, simd: usize) -> Result<(), GpuError> {
-    if most >= GROUP_THREADS && simd == SIMD_THREADS {
+    let wanted = kernel.threads();
+    if most >= wanted && simd == SIMD_THREADS {
         return Ok(());
     }
     let kernel = kernel.name();
     Err(GpuError::NoKernels(format!(
-        "{gpu}: {kernel} wants groups of {GROUP_THREADS} threads in simds of {SIMD_THREADS}, and \
+        "{gpu}: {kernel} wants groups of {wanted} threads in simds of {SIMD_THREADS}, and \
          gets {most} at most in simds of {simd}; use --device cpu"
     )))
 }
@@ -357,8 +360,9 @@ mod tests {
 
     #[test]
     fn pipelines_with_too_small_groups_are_refused() {
-        assert_eq!(runs("M", Kernel::Encode, GROUP_THREADS, 32), Ok(()));
-        let error = runs("M", Kernel::Encode, GROUP_THREADS - 32, 32).unwrap_err().to_string();
+        assert_eq!(runs("M", Kernel::Encode, 128, 32), Ok(()));
+        assert!(runs("M", Kernel::Norm, 128, 32).is_err(), "a row to itself");
+        let error = runs("M", Kernel::Encode, 96, 32).unwrap_err().to_string();
         assert!(error.contains("M: kv_encode wants groups of 128 threads"), "{error}");
         assert!(runs("M", Kernel::Encode, 1024, 64).is_err());
     }

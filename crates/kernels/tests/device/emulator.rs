@@ -119,7 +119,8 @@ impl Emulator {
         let place = |kernels: &[Kernel]| kernels.iter().position(|k| *k == kernel);
         let index = place(&Kernel::ALL).or(place(&Kernel::OPS)).unwrap() as u32;
         let [x, y, z] = grid.map(|n| n as u32);
-        words(&mut input, &[index, seed, x, y, z, buffers.len() as u32 + 1]);
+        let threads = kernel.threads() as u32;
+        words(&mut input, &[index, seed, x, y, z, threads, buffers.len() as u32 + 1]);
         let mut sizes = Vec::new();
         for buffer in buffers {
             match buffer {

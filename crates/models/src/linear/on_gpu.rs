@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::quantized::{QStorage, QTensor};
 use candle_core::{Error, Result, Tensor};
 use kvant_kernels::device::{
-    Activations, BiasParams, Gpu, GpuBuffer, GpuError, GpuMatmul, Kernel, Place, PlaceParams,
+    Activations, BiasParams, GpuBuffer, GpuFew, GpuMatmul, Kernel, Place, PlaceParams,
 };
 
 use crate::gpu::{GpuStep, kept, read, written};
@@ -109,20 +109,15 @@ impl GpuParts {
             match stored {
                 Stored::Float(matrix) => {
                     let numbers = matrix.numbers;
-                    let x = match &narrow {
-                        _ if numbers == Activations::F32 => {
-                            Place::tensor(x).map_err(Error::wrap)?
-                        }
-                        Some((known, place)) if *known == numbers => place.clone(),
-                        _ => {
-                            let place = step.narrow(x, numbers)?;
-                            narrow = Some((numbers, place.clone()));
-                            place
-                        }
-                    };
                     let (output, stride) = (*output, self.output);
                     let shape = GpuMatmul { rows, input, output, stride, numbers };
-                    multiply(step.gpu(), (out, first), (&x, matrix), shape).map_err(Error::wrap)?;
+                    let known = narrow.as_ref().filter(|(known, _)| *known == numbers);
+                    let known = known.map(|(_, place)| place.clone());
+                    let out = Place::tensor(out).and_then(|out| out.skip(4 * first));
+                    let out = out.map_err(Error::wrap)?;
+                    narrow = multiply((step, &out), (x, known), matrix, shape)?
+                        .map(|place| (numbers, place))
+                        .or(narrow);
                 }
                 Stored::Blocks(blocks) => {
                     let part = from_start(x)?.apply_op1_no_bwd(blocks.as_ref())?;
@@ -148,6 +143,39 @@ impl GpuParts {
     }
 }
 
+impl GpuParts {
+    /// The gated product of x with a matrix of gates and one of what they gate, in one launch, if
+    /// the GPU has a kernel for so few rows; else false, and nothing is done. x: `[rows, input]`,
+    /// out: `[rows, output / 2]`.
+    pub(super) fn gated(
+        &self,
+        (step, activation): (&GpuStep, u32),
+        out: &Tensor,
+        x: &Tensor,
+    ) -> Result<bool> {
+        let ([(Stored::Float(matrix), _)], None) = (self.parts.as_slice(), &self.bias) else {
+            return Ok(false);
+        };
+        let (numbers, output) = (matrix.numbers, self.output / 2);
+        if out.dims() != [x.dim(0)?, output] || x.dim(1)? != self.input {
+            candle_core::bail!("{:?} for gates of {} inputs", x.shape(), self.input)
+        }
+        let shape =
+            GpuMatmul { rows: x.dim(0)?, input: self.input, output, stride: output, numbers };
+        let weights = Place::buffer(&matrix.memory, 0).map_err(Error::wrap)?;
+        let x_place = Place::tensor(x).map_err(Error::wrap)?;
+        if !step.gpu().takes_few([&x_place, &weights], shape) {
+            return Ok(false);
+        }
+        let copy = step.copy(x, numbers)?;
+        let few = GpuFew { shape, wide: copy.is_none(), gate: Some(activation) };
+        let out = Place::tensor(out).map_err(Error::wrap)?;
+        let x = copy.unwrap_or(x_place);
+        step.gpu().matmul_few(&out, &x, &weights, few).map_err(Error::wrap)?;
+        Ok(true)
+    }
+}
+
 /// A tensor from the start of its memory on, where candle wants that: on Metal its product of
 /// several rows with blocks takes no offset.
 fn from_start(x: &Tensor) -> Result<Tensor> {
@@ -157,13 +185,35 @@ fn from_start(x: &Tensor) -> Result<Tensor> {
     Ok(x.clone())
 }
 
-/// The product into columns of out from `first` on.
-fn multiply(
-    gpu: &Gpu,
-    (out, first): (&Tensor, usize),
-    (x, matrix): (&Place<'_>, &GpuMatrix),
+/// The product; known is x in the weights' numbers, if it is known, and is returned as soon as it
+/// is.
+fn multiply<'a>(
+    (step, out): (&'a GpuStep, &Place<'_>),
+    (x, known): (&Tensor, Option<Place<'a>>),
+    matrix: &GpuMatrix,
     shape: GpuMatmul,
-) -> std::result::Result<(), GpuError> {
-    let out = Place::tensor(out)?.skip(4 * first)?;
-    gpu.matmul(&out, x, &Place::buffer(&matrix.memory, 0)?, shape)
+) -> Result<Option<Place<'a>>> {
+    let gpu = step.gpu();
+    let weights = Place::buffer(&matrix.memory, 0).map_err(Error::wrap)?;
+    let wide = Place::tensor(x).map_err(Error::wrap)?;
+    if shape.numbers == Activations::F32 {
+        gpu.matmul(out, &wide, &weights, shape).map_err(Error::wrap)?;
+        return Ok(None);
+    }
+    let known = match known {
+        None => step.copy(x, shape.numbers)?,
+        known => known,
+    };
+    // A kernel for few rows rounds them itself.
+    if known.is_none() && gpu.takes_few([&wide, &weights], shape) {
+        let few = GpuFew { shape, wide: true, gate: None };
+        gpu.matmul_few(out, &wide, &weights, few).map_err(Error::wrap)?;
+        return Ok(None);
+    }
+    let narrow = match known {
+        Some(place) => place,
+        None => step.narrow(x, shape.numbers)?,
+    };
+    gpu.matmul(out, &narrow, &weights, shape).map_err(Error::wrap)?;
+    Ok(Some(narrow))
 }

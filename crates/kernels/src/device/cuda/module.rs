@@ -14,7 +14,6 @@ use cudarc::driver::sys::{
 };
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result as driver};
 
-use super::GROUP_THREADS;
 use super::Kernel;
 
 /// The most buffers of a kernel.
@@ -37,6 +36,8 @@ pub(super) struct Entry(CUfunction);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Launch {
     pub(super) grid: [usize; 3],
+    /// Of a group.
+    pub(super) threads: usize,
     /// Dynamic shared memory, bytes.
     pub(super) shared: u32,
     /// Whether its groups may become resident before the launch in front of it is done.
@@ -118,7 +119,7 @@ impl Entry {
             gridDimX: x,
             gridDimY: y,
             gridDimZ: z,
-            blockDimX: GROUP_THREADS as u32,
+            blockDimX: launch.threads as u32,
             blockDimY: 1,
             blockDimZ: 1,
             sharedMemBytes: launch.shared,

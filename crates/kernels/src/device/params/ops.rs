@@ -73,8 +73,13 @@ params! {
         output: u32,
         /// Numbers from one row of results to the next.
         stride: u32,
-        /// Of rows and weights: `Activations` as a number, of 16 bits.
+        /// Of the weights: `Activations` as a number, of 16 bits.
         numbers: u32,
+        /// 1: rows are of f32, which are rounded; 0: of the weights' kind.
+        wide: u32,
+        /// 0: plain results; else gates lie in front of as many columns that they gate, and this is
+        /// their activation and one.
+        gate: u32,
     }
 }
 
