@@ -9,6 +9,12 @@
 // Dimensions of a thread in the sums of values.
 #define KV_FLASH_DIMS ((KV_D + 127) / 128)
 
+// A result as f32, f16 (1) or bf16 (2).
+KV_FN void kv_flash_put(KV_DEVICE float *out, kv_size at, float x, uint numbers) {
+  if (numbers == 0u) out[at] = x;
+  else ((KV_DEVICE ushort *)out)[at] = kv_narrow(x, numbers);
+}
+
 // A score as an exponent of 2; dot is q k.
 KV_FN float kv_flash_score(float dot, float scale, float soft_cap) {
   float score = dot * scale;
@@ -188,7 +194,7 @@ KV_FN void kv_flash_tile(KV_DEVICE const float *q, KV_DEVICE const ushort *keys,
         const uint dim = kv_tid + 128u * i;
         const float x = sum[i * QUERIES + v] * factors[v];
         if (dim < KV_D && args.parts > 1u) sums[(at * args.parts + part) * KV_D + dim] = x;
-        if (dim < KV_D && args.parts == 1u) out[at * KV_D + dim] = x;
+        if (dim < KV_D && args.parts == 1u) kv_flash_put(out, at * KV_D + dim, x, args.numbers);
       }
     }
   }
@@ -230,12 +236,25 @@ KV_FN void kv_flash_block(KV_DEVICE const float *q, KV_DEVICE const ushort *keys
 }
 
 #ifndef KV_FLASH_OVERRIDE
-// q, out: [query tokens, q_heads, KV_D]; keys, values: [page][kv_heads][KV_PAGE][KV_D] of f16;
+// q, out: [query tokens, q_heads, KV_D], out of the asked numbers; keys, values: [page][kv_heads][KV_PAGE][KV_D] of f16;
 // pages: lists of page numbers; sums: [query tokens, q_heads, parts, KV_D]; ends: the same with
 // maximum and sum of weights in place of KV_D. All are aligned to 16 bytes. With one part out is
 // written, else sums and ends; a part without pages writes zeros. Pages that no token of a row sees
 // are not read. Grid: [most blocks of a row * parts * kv_heads, rows, 1].
 KV_KERNEL(kv_attend_dense, 128)
+(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2), KV_IN(KvDenseRow, rows, 3),
+ KV_IN(uint, pages, 4), KV_OUT(float, out, 5), KV_OUT(float, sums, 6), KV_OUT(float, ends, 7),
+ KV_ARGS(KvDenseParams, args, 8) KV_IDS) {
+  KV_BEGIN
+  KV_SHARED(uint4, queries, KV_FLASH_TILE * KV_D / 4);
+  KV_SHARED(uint4, weights, KV_FLASH_TILE * KV_PAGE / 4);
+  KV_SHARED(float, factors, KV_FLASH_TILE);
+  kv_flash_block(q, keys, values, rows, pages, out, sums, ends, args, kv_group, kv_tid, queries,
+                 weights, factors);
+}
+
+// The same for blocks of at most 16 query vectors: another text on other GPUs.
+KV_KERNEL(kv_attend_few, 128)
 (KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2), KV_IN(KvDenseRow, rows, 3),
  KV_IN(uint, pages, 4), KV_OUT(float, out, 5), KV_OUT(float, sums, 6), KV_OUT(float, ends, 7),
  KV_ARGS(KvDenseParams, args, 8) KV_IDS) {
@@ -275,6 +294,6 @@ KV_KERNEL(kv_merge, 128)
   KV_UNROLL
   for (uint i = 0; i < KV_FLASH_DIMS; ++i) {
     const uint dim = kv_tid + 128u * i;
-    if (dim < KV_D) out[vector * KV_D + dim] = sum[i] * inverse;
+    if (dim < KV_D) kv_flash_put(out, vector * KV_D + dim, sum[i] * inverse, args.numbers);
   }
 }

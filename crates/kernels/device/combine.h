@@ -55,7 +55,7 @@ KV_KERNEL(kv_combine, 128)
     const kv_size vector = (kv_size(parts[item].query) + token) * args.q_heads + kv_group.x;
     KV_UNROLL
     for (uint e = 0; e < KV_EACH; ++e) {
-      out[vector * KV_D + KV_LANES * e + lane] = kv_store(v[e] * inverse);
+      kv_put(out, vector * KV_D + KV_LANES * e + lane, v[e] * inverse, args.numbers);
     }
   }
 }

@@ -165,6 +165,18 @@ KV_FN float kv_simd_max(float v) {
 }
 #endif
 
+// To nearest, ties to even; a NaN stays one.
+KV_FN ushort kv_to_brain(float x) {
+  const uint bits = kv_bits(x), even = (bits >> 16) & 1u;
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return ushort(nan ? (bits >> 16) | 64u : (bits + 0x7fffu + even) >> 16);
+}
+
+// As f16 (1) or bf16 (2).
+KV_FN ushort kv_narrow(float x, uint numbers) {
+  return numbers == 1u ? kv_to_half(x) : kv_to_brain(x);
+}
+
 // The type of activations: 0 is f32, 1 is f16, 2 is bf16. All 16-bit numbers travel as ushort.
 #if KV_TYPE == 0
 typedef float kv_t;
@@ -177,9 +189,11 @@ KV_FN kv_t kv_store(float x) { return kv_to_half(x); }
 #else
 typedef ushort kv_t;
 KV_FN float kv_load(kv_t x) { return kv_float(uint(x) << 16); }
-KV_FN kv_t kv_store(float x) { // to nearest, ties to even; a NaN stays one
-  const uint bits = kv_bits(x), even = (bits >> 16) & 1u;
-  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  return kv_t(nan ? (bits >> 16) | 64u : (bits + 0x7fffu + even) >> 16);
-}
+KV_FN kv_t kv_store(float x) { return kv_to_brain(x); }
 #endif
+
+// A result as a number of the type, or as f16 (1) or bf16 (2) in its place.
+KV_FN void kv_put(KV_DEVICE kv_t *out, kv_size at, float x, uint numbers) {
+  if (numbers == 0u) out[at] = kv_store(x);
+  else ((KV_DEVICE ushort *)out)[at] = kv_narrow(x, numbers);
+}

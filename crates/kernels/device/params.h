@@ -64,6 +64,7 @@ struct KvAttendParams {
   uint sink_logits; // 1: one logit a query head takes weight and gives no value
   float scale;      // factor of q k
   float soft_cap;   // scores become soft_cap * tanh(score / soft_cap), before the mask; 0: stay
+  uint numbers;     // of results: 0 those of queries, 1 f16, 2 bf16
 };
 
 struct KvNormParams {
@@ -175,4 +176,5 @@ struct KvDenseParams {
   uint window;    // a token sees so many tokens including itself; 0: all
   float scale;    // factor of q k
   float soft_cap; // scores become soft_cap * tanh(score / soft_cap); 0: they stay
+  uint numbers;   // of results: 0 f32, 1 f16, 2 bf16
 };

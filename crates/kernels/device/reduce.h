@@ -1,21 +1,9 @@
-// What several kernels of a model use: roundings to 16 bits, and sums over the lanes of a simd and
-// over a group, in one fixed order: every thread gets the same.
+// What several kernels of a model use: sums over the lanes of a simd and over a group, in one fixed
+// order: every thread gets the same.
 
 // Simds of a group that has a long row to itself.
 #define KV_ROW_SIMDS 16u
 #define KV_ROW_THREADS 512u
-
-// To nearest, ties to even; a NaN stays one.
-KV_FN ushort kv_to_brain(float x) {
-  const uint bits = kv_bits(x), even = (bits >> 16) & 1u;
-  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  return ushort(nan ? (bits >> 16) | 64u : (bits + 0x7fffu + even) >> 16);
-}
-
-// As f16 (1) or bf16 (2).
-KV_FN ushort kv_narrow(float x, uint numbers) {
-  return numbers == 1u ? kv_to_half(x) : kv_to_brain(x);
-}
 
 template <class T> KV_FN T kv_lanes_sum(T v) {
   KV_UNROLL

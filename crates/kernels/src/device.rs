@@ -17,7 +17,7 @@ mod spec;
 
 use kvant_turboquant::Widths;
 
-pub use dense::{dense_block, dense_parts, dense_shared_bytes};
+pub use dense::{dense_block, dense_parts, dense_shared_bytes, few_shared_bytes};
 pub use gpu::{
     Arg, Gpu, GpuBuffer, GpuError, GpuFew, GpuMark, GpuMatmul, GpuProgram, GpuRecording,
     GpuResults, Place,
@@ -69,6 +69,8 @@ pub enum Kernel {
     Append,
     /// Attention over 16-bit pages.
     AttendDense,
+    /// The same for blocks of at most [`DENSE_FEW`] query vectors.
+    AttendFew,
     /// Parts of it to results.
     Merge,
     /// Rows of an embedding by token.
@@ -109,7 +111,7 @@ impl Kernel {
     }
 
     /// Those of a program of the cache, [`program`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Rotate,
         Self::Restore,
         Self::Encode,
@@ -119,6 +121,7 @@ impl Kernel {
         Self::Append,
         Self::AttendDense,
         Self::Merge,
+        Self::AttendFew,
     ];
     /// Those of a model, [`ops_program`].
     pub const OPS: [Self; 13] = [
@@ -148,6 +151,7 @@ impl Kernel {
             Self::Combine => "kv_combine",
             Self::Append => "kv_append",
             Self::AttendDense => "kv_attend_dense",
+            Self::AttendFew => "kv_attend_few",
             Self::Merge => "kv_merge",
             Self::Lookup => "kv_lookup",
             Self::Norm => "kv_norm",

@@ -1,7 +1,8 @@
 //! `Decoder`: one decoder for all families, over ragged `[tokens, hidden]` activations that stay in
 //! a `Workspace`.
 
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
+use kvant_kernels::device::Activations;
 
 use crate::embedding::Lookup;
 use crate::floats::{floats, floats_mut};
@@ -42,7 +43,19 @@ pub(crate) struct Block {
 impl Decoder {
     /// Buffers for steps of this decoder.
     pub fn workspace(&self) -> Workspace {
-        Workspace::new(&self.spec, &self.rotaries, &self.site)
+        Workspace::new(&self.spec, &self.rotaries, (&self.site, self.attended()))
+    }
+
+    /// What attention is to give: on a GPU the numbers of the matrices that take it, if they are of
+    /// one kind.
+    fn attended(&self) -> DType {
+        let numbers = |block: &Block| block.output.matrix().map(|matrix| matrix.parts().1);
+        let first = self.blocks.first().and_then(numbers);
+        match first.filter(|_| self.blocks.iter().all(|block| numbers(block) == first)) {
+            Some(Activations::F16) => DType::F16,
+            Some(Activations::BF16) => DType::BF16,
+            _ => DType::F32,
+        }
     }
 
     /// Leaves the hidden states after the final norm in [`Workspace::hidden`].

@@ -34,6 +34,8 @@ struct Widths {
     experts: Option<ExpertSpec>,
     /// Turned elements of a head, of each rotary embedding.
     rotated: Vec<usize>,
+    /// What attention's results are of: what the product with them takes.
+    attended: DType,
 }
 
 /// `[room * width]` each. What is never needed at the same time shares one.
@@ -45,8 +47,10 @@ struct Buffers {
     wide: Tensor,
     /// q, k and v apart.
     heads: Tensor,
-    /// What attention gives; then the gated product.
+    /// What attention gives, unless it is of 16 bits; then the gated product.
     inner: Tensor,
+    /// What attention gives in 16 bits.
+    narrow: Option<Tensor>,
     delta: Tensor,
     angles: Vec<Tensor>,
     gpu: Option<Arc<GpuStep>>,
@@ -75,7 +79,7 @@ pub(crate) struct Views {
     pub(crate) k: Tensor,
     /// `[tokens, heads.kv, dim]`
     pub(crate) v: Tensor,
-    /// `[tokens, heads.q, dim]`
+    /// `[tokens, heads.q, dim]`, the only one that may be of 16 bits
     pub(crate) attended: Tensor,
     /// `[tokens, heads.q * dim]`: the same numbers.
     pub(crate) attended_rows: Tensor,
@@ -96,7 +100,11 @@ pub(crate) struct Views {
 
 impl Workspace {
     /// Empty; buffers come with the first step.
-    pub(crate) fn new(spec: &DecoderSpec, rotaries: &[Rotary], site: &Site) -> Self {
+    pub(crate) fn new(
+        spec: &DecoderSpec,
+        rotaries: &[Rotary],
+        (site, attended): (&Site, DType),
+    ) -> Self {
         let widths = Widths {
             hidden: spec.hidden,
             heads: spec.heads,
@@ -105,6 +113,7 @@ impl Workspace {
             context: spec.context,
             experts: spec.mlp.experts,
             rotated: rotaries.iter().map(Rotary::rotated).collect(),
+            attended,
         };
         Self { widths, site: site.clone(), rotaries: rotaries.to_vec(), step: None, head: None }
     }
@@ -187,6 +196,9 @@ impl Widths {
 impl Buffers {
     fn new(widths: &Widths, room: usize, (site, rotaries): (&Site, &[Rotary])) -> Result<Self> {
         let Widths { hidden, heads, intermediate, context, .. } = *widths;
+        let attended = heads.q * heads.dim;
+        let narrow = widths.attended != DType::F32;
+        let narrow = narrow.then(|| Tensor::zeros(room * attended, widths.attended, site.device()));
         let zeros = |length| zeros(length, site.device());
         let input = hidden.max(heads.q * heads.dim).max(intermediate);
         let experts = widths.experts.map_or(0, |experts| experts.used);
@@ -198,7 +210,8 @@ impl Buffers {
             stream: zeros(room * 2 * hidden)?,
             wide: zeros(room * widths.qkv().max(2 * intermediate))?,
             heads: zeros(room * widths.qkv())?,
-            inner: zeros(room * (heads.q * heads.dim).max(intermediate))?,
+            inner: zeros(room * attended.max(intermediate))?,
+            narrow: narrow.transpose()?,
             delta: zeros(room * hidden)?,
             angles: angles.collect::<Result<_>>()?,
             routed: match (widths.experts, &gpu) {
@@ -223,6 +236,7 @@ impl Views {
             let part = heads.narrow(0, tokens * from * dim, tokens * count * dim)?;
             part.reshape((tokens, count, dim))
         };
+        let attended = buffers.narrow.as_ref().unwrap_or(&buffers.inner);
         let angles = buffers.angles.iter().zip(&widths.rotated);
         let angles = angles.map(|(angles, rotated)| first(angles, &[tokens, *rotated]));
         let routed = buffers.routed.as_ref().map(|[scores, taken, given]| {
@@ -240,8 +254,8 @@ impl Views {
             k: part(q_heads, kv)?,
             v: part(q_heads + kv, kv)?,
             heads,
-            attended: first(&buffers.inner, &[tokens, q_heads, dim])?,
-            attended_rows: first(&buffers.inner, &[tokens, q_heads * dim])?,
+            attended: first(attended, &[tokens, q_heads, dim])?,
+            attended_rows: first(attended, &[tokens, q_heads * dim])?,
             gate_up: first(&buffers.wide, &[tokens, 2 * intermediate])?,
             gated: first(&buffers.inner, &[tokens, intermediate])?,
             delta: first(&buffers.delta, &[tokens, hidden])?,

@@ -5,7 +5,7 @@ use kvant_kernels::PAGE_TOKENS;
 use kvant_kernels::cpu::{
     AttendParams, AttendRow, PackedParams, PackedRow, Path, attend_dense, attend_packed,
 };
-use kvant_kernels::device::{Gpu, GpuBuffer, Place};
+use kvant_kernels::device::{Activations, Gpu, GpuBuffer, Place};
 use kvant_kv_cache::{
     CacheShape, Chunk, DeviceAttention, DeviceRoom, DeviceStore, Format, LayerShape, PageId,
     PageStore, Row, Span, Staging, Tiles, pages_for,
@@ -148,6 +148,7 @@ impl<'a> Pair<'a> {
             scale: self.scale(),
             window: None,
             soft_cap: None,
+            numbers: Activations::F32,
         };
         let place = |index: usize| Place::buffer(&self.buffers[index], 0);
         let qkv = [place(0)?, place(1)?, place(2)?];

@@ -7,8 +7,8 @@ mod sample;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Error, Result as TensorResult, Tensor};
-use kvant_kernels::device::{Gpu, Place};
+use candle_core::{DType, Error, Result as TensorResult, Tensor};
+use kvant_kernels::device::{Activations, Gpu, Place};
 use kvant_kv_cache::{Chunk, Conversions, DeviceAttention, DeviceStore, PageId, Row, Span};
 use kvant_models::{Attend, Decoder, LayerSpec, Workspace};
 
@@ -231,7 +231,12 @@ impl Attend for DeviceAttend<'_> {
         self.alive.beat();
         let (_, q_heads, _) = qkv[0].dims3()?;
         let LayerSpec { window, scale, softcap, .. } = self.layers[layer];
-        let attention = DeviceAttention { q_heads, scale, window, soft_cap: softcap };
+        let numbers = match out.dtype() {
+            DType::F16 => Activations::F16,
+            DType::BF16 => Activations::BF16,
+            _ => Activations::F32,
+        };
+        let attention = DeviceAttention { q_heads, scale, window, soft_cap: softcap, numbers };
         let place = |tensor| Place::tensor(tensor).map_err(Error::wrap);
         let [q, k, v] = qkv;
         let qkv = [place(q)?, place(k)?, place(v)?];

@@ -244,6 +244,7 @@ impl Attention {
             sink_logits: 0,
             scale: 0.088_388_35,
             soft_cap: 0.0,
+            numbers: 0,
         };
         let seconds = replay(&self.stream, || {
             let mut out = self.out.borrow_mut();

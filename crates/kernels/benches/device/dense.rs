@@ -160,6 +160,7 @@ impl Dense {
             window: 0,
             scale: 1.0 / (dim as f32).sqrt(),
             soft_cap: 0.0,
+            numbers: 0,
         };
         let scratch = params.scratch_bytes(count * tokens, dim);
         let sums = RefCell::new(self.stream.alloc_zeros::<u8>(scratch[0].max(4))?);
@@ -180,7 +181,7 @@ impl Dense {
                 ];
                 let grid = params.grid(tokens, count);
                 // SAFETY: all buffers were made for these rows, lists and parts.
-                unsafe { self.program.launch(Kernel::AttendDense, grid, &mut buffers, &params)? };
+                unsafe { self.program.launch(params.kernel(), grid, &mut buffers, &params)? };
                 if parts > 1 {
                     let mut buffers = [
                         CudaBuffer::Input(&sums),

@@ -360,8 +360,8 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
   kv_inverse(y, args.value_signs, lane);
   const float inverse = all > 0.0f ? factor / all : 0.0f;
   if (own < here) {
-    kv_t *into = out + ((kv_size)part->query * args.q_heads + own_at) * KV_D + own_lane;
+    const kv_size into = ((kv_size)part->query * args.q_heads + own_at) * KV_D + own_lane;
     KV_UNROLL
-    for (uint e = 0; e < KV_EACH; ++e) into[KV_LANES * e] = kv_store(y[e] * inverse);
+    for (uint e = 0; e < KV_EACH; ++e) kv_put(out, into + KV_LANES * e, y[e] * inverse, args.numbers);
   }
 }

@@ -172,12 +172,20 @@ KV_FN void kv_flash_chunk(const float *q, const ushort *keys, const ushort *valu
       KV_UNROLL
       for (uint n = 0; n < KV_D / 8; ++n) {
         const float2 x = {sum[m][n][2 * h] * factor, sum[m][n][2 * h + 1] * factor};
-        *(float2 *)(into + vector * KV_D + 8 * n + 2 * j) = x;
+        const kv_size at = vector * KV_D + 8 * n + 2 * j;
+        if (into == sums || args.numbers == 0u) {
+          *(float2 *)(into + at) = x;
+        } else {
+          const uint low = kv_narrow(x.x, args.numbers), high = kv_narrow(x.y, args.numbers);
+          *(uint *)((ushort *)into + at) = low | high << 16;
+        }
       }
     }
   }
 }
 
+// STAGES: of a warp; many for few groups on a multiprocessor.
+template <uint STAGES>
 KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *values,
                          const KvDenseRow &row, const uint *pages, float *out, float *sums,
                          float *ends, const KvDenseParams &args, uint3 where, uint first, uint here,
@@ -196,7 +204,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
   last = own.y * SLICES < last ? own.y * SLICES : last;
   slice += warp;
   const uint *list = pages + row.pages_at;
-  const uint stages = kv_flash_at(memory) + 2 * SIDE + warp * (2 * KV_FLASH_STAGES * SIDE);
+  const uint stages = kv_flash_at(memory) + 2 * SIDE + warp * (2 * STAGES * SIDE);
   __syncthreads();
 
   // The tokens of a slice, of keys or of values.
@@ -208,9 +216,9 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
                                       begin > at ? begin - at : 0u, end - at);
   };
   KV_UNROLL
-  for (uint i = 0; i < KV_FLASH_STAGES; ++i) {
+  for (uint i = 0; i < STAGES; ++i) {
     copy(keys, stages + i * SIDE, slice + 4 * i);
-    copy(values, stages + (KV_FLASH_STAGES + i) * SIDE, slice + 4 * i);
+    copy(values, stages + (STAGES + i) * SIDE, slice + 4 * i);
   }
   for (uint i = kv_tid; i < 16 * KV_D / 2; i += 128) {
     const uint v = i / (KV_D / 2), at = i % (KV_D / 2);
@@ -241,8 +249,8 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
   for (uint n = 0; n < KV_D / 8; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
   for (uint stage = 0; slice < last; slice += 4) {
     const uint at = slice * KV_FLASH_SLICE;
-    const uint key_stage = stages + stage * SIDE, value_stage = key_stage + KV_FLASH_STAGES * SIDE;
-    kv_flash_wait<2 * KV_FLASH_STAGES - 1>();
+    const uint key_stage = stages + stage * SIDE, value_stage = key_stage + STAGES * SIDE;
+    kv_flash_wait<2 * STAGES - 1>();
     __syncwarp();
     float s[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
     KV_UNROLL
@@ -254,7 +262,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
       kv_flash_mma(s[0], low, b[0], b[1]), kv_flash_mma(s[1], low, b[2], b[3]);
     }
     __syncwarp();
-    copy(keys, key_stage, slice + 4 * KV_FLASH_STAGES);
+    copy(keys, key_stage, slice + 4 * STAGES);
     if (args.soft_cap != 0.0f) {
       KV_UNROLL
       for (uint i = 0; i < 8; ++i)
@@ -276,7 +284,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
     }
     const uint a[4] = {kv_flash_halves(s[0][0], s[0][1]), kv_flash_halves(s[0][2], s[0][3]),
                        kv_flash_halves(s[1][0], s[1][1]), kv_flash_halves(s[1][2], s[1][3])};
-    kv_flash_wait<2 * KV_FLASH_STAGES - 1>();
+    kv_flash_wait<2 * STAGES - 1>();
     __syncwarp();
     KV_UNROLL
     for (uint n = 0; n < KV_D / 16; ++n) {
@@ -285,8 +293,8 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
       kv_flash_mma(sum[2 * n], a, b[0], b[1]), kv_flash_mma(sum[2 * n + 1], a, b[2], b[3]);
     }
     __syncwarp();
-    copy(values, value_stage, slice + 4 * KV_FLASH_STAGES);
-    stage = stage + 1u == KV_FLASH_STAGES ? 0u : stage + 1u;
+    copy(values, value_stage, slice + 4 * STAGES);
+    stage = stage + 1u == STAGES ? 0u : stage + 1u;
   }
 
   kv_flash_wait<0>();
@@ -328,7 +336,8 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
       KV_UNROLL
       for (uint w = 0; w < 4; ++w)
         x = kv_fma(factors[w], warp_sums[(w * 16 + v) * (KV_D + 8) + dim], x);
-      into[vector * KV_D + dim] = x * factor;
+      if (into == sums) into[vector * KV_D + dim] = x;
+      else kv_flash_put(out, vector * KV_D + dim, x * factor, args.numbers);
     }
   }
 }
@@ -347,7 +356,7 @@ extern "C" __global__ void __launch_bounds__(128, 2)
   const uint to = count - from < args.block ? count : from + args.block;
   if (from >= to) return;
   if (to - from <= 16u) {
-    return kv_flash_step(q, keys, values, row, pages, out, sums, ends, args, where, from, to - from,
+    return kv_flash_step<KV_FLASH_STAGES>(q, keys, values, row, pages, out, sums, ends, args, where, from, to - from,
                          kv_tid, memory);
   }
   for (uint first = from; first < to; first += KV_FLASH_ROWS) {
@@ -355,4 +364,28 @@ extern "C" __global__ void __launch_bounds__(128, 2)
     kv_flash_chunk(q, keys, values, row, pages, out, sums, ends, args, where, first, here, kv_tid,
                    memory);
   }
+}
+
+// Blocks of at most 16 query vectors: with all stages two groups on a multiprocessor, with few four.
+extern "C" __global__ void __launch_bounds__(128, 4)
+    kv_attend_few(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
+                  KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),
+                  KV_OUT(float, sums, 6), KV_OUT(float, ends, 7), KV_ARGS(KvDenseParams, args, 8)) {
+  KV_BEGIN
+  extern __shared__ __align__(128) uchar memory[];
+  uint3 where;
+  const uint from = kv_flash_first(where, rows, args, kv_group);
+  const KvDenseRow row = rows[where.x];
+  const uint count = row.tokens * (args.q_heads / args.kv_heads);
+  const uint to = count - from < args.block ? count : from + args.block;
+  if (from >= to) return;
+  constexpr uint few = (2 * 16 + 4 * KV_FLASH_FEW * 2 * KV_FLASH_SLICE) * KV_FLASH_STRIDE;
+  uint shared;
+  asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(shared));
+  if (KV_FLASH_FEW < KV_FLASH_STAGES && shared < few + KV_FLASH_SLICE * KV_FLASH_STRIDE)
+    kv_flash_step<KV_FLASH_FEW>(q, keys, values, row, pages, out, sums, ends, args, where, from,
+                                to - from, kv_tid, memory);
+  else
+    kv_flash_step<KV_FLASH_STAGES>(q, keys, values, row, pages, out, sums, ends, args, where, from,
+                                   to - from, kv_tid, memory);
 }

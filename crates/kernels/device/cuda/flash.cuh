@@ -5,6 +5,7 @@
 #define KV_FLASH_TILES (KV_D <= 128 ? 2 : 1) // of 16 query vectors, of a warp
 #define KV_FLASH_ROWS (64 * KV_FLASH_TILES)
 #define KV_FLASH_STAGES (KV_D <= 64 ? 4 : KV_D <= 128 ? 2 : 1)
+#define KV_FLASH_FEW (KV_D <= 64 ? 2 : 1) // of those, where there are many groups
 #define KV_FLASH_SLICE 16
 #define KV_FLASH_SLACK 8.0f
 

@@ -97,6 +97,10 @@ static void run(const engine::Ids &ids) {
       return kv_attend_dense(at<float>(0), at<ushort>(1), at<ushort>(2), at<KvDenseRow>(3),
                              at<uint>(4), at<float>(5), at<float>(6), at<float>(7),
                              arguments<KvDenseParams>(8), group, ids.tid);
+    case 9:
+      return kv_attend_few(at<float>(0), at<ushort>(1), at<ushort>(2), at<KvDenseRow>(3),
+                           at<uint>(4), at<float>(5), at<float>(6), at<float>(7),
+                           arguments<KvDenseParams>(8), group, ids.tid);
     case 8:
       return kv_merge(at<float>(0), at<float>(1), at<KvDenseRow>(2), at<float>(3),
                       arguments<KvDenseParams>(4), group, ids.tid);
@@ -127,7 +131,7 @@ static void layout() {
   FIELD(KvAttendParams, key_signs), FIELD(KvAttendParams, value_signs);
   FIELD(KvAttendParams, q_heads), FIELD(KvAttendParams, kv_heads), FIELD(KvAttendParams, tokens);
   FIELD(KvAttendParams, window), FIELD(KvAttendParams, sink_logits), FIELD(KvAttendParams, scale);
-  FIELD(KvAttendParams, soft_cap);
+  FIELD(KvAttendParams, soft_cap), FIELD(KvAttendParams, numbers);
   FIELD(KvNormParams, width), FIELD(KvNormParams, add), FIELD(KvNormParams, eps);
   FIELD(KvNormParams, post_eps), FIELD(KvNormParams, numbers), FIELD(KvAnglesParams, pairs), FIELD(KvAnglesParams, rows);
   FIELD(KvSplitParams, q_heads), FIELD(KvSplitParams, kv_heads), FIELD(KvSplitParams, dim);
@@ -148,7 +152,7 @@ static void layout() {
   FIELD(KvDenseRow, tokens), FIELD(KvDenseRow, position), FIELD(KvDenseRow, pages_at);
   FIELD(KvDenseParams, q_heads), FIELD(KvDenseParams, kv_heads), FIELD(KvDenseParams, parts);
   FIELD(KvDenseParams, block), FIELD(KvDenseParams, window), FIELD(KvDenseParams, scale);
-  FIELD(KvDenseParams, soft_cap);
+  FIELD(KvDenseParams, soft_cap), FIELD(KvDenseParams, numbers);
 #define SIZE(S) printf("%s size 0 %zu\n", #S, sizeof(S))
   SIZE(KvRotateParams), SIZE(KvPagesParams), SIZE(KvRow), SIZE(KvPart), SIZE(KvAttendParams);
   SIZE(KvNormParams), SIZE(KvAnglesParams), SIZE(KvSplitParams), SIZE(KvGateParams);

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DriverError};
 use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
-    Kernel, Params, Spec, dense_shared_bytes, ops_program, override_program, override_shared_bytes,
-    program, with_dense_override,
+    Kernel, Params, Spec, dense_shared_bytes, few_shared_bytes, ops_program, override_program,
+    override_shared_bytes, program, with_dense_override,
 };
 
 mod module;
@@ -70,6 +71,9 @@ pub struct CudaProgram {
     attend_bytes: u32,
     /// The same of `attend_dense`.
     dense_bytes: u32,
+    /// The same of `attend_few`, for many groups and for few.
+    few_bytes: [u32; 2],
+    multiprocessors: usize,
     /// Whether groups may become resident early.
     early: bool,
     /// Whether the last launch wrote packed pages; of all programs of a queue.
@@ -93,13 +97,18 @@ impl CudaProgram {
         let text = own.unwrap_or_else(|| program(spec));
         let text = if own_dense { with_dense_override(&text) } else { text };
         let program = Self::loaded(stream, &text, &Kernel::ALL, compiled)?;
-        for (kernel, bytes) in [(Kernel::Attend, attend_bytes), (Kernel::AttendDense, dense_bytes)]
-        {
+        let few_bytes = if own_dense { few_shared_bytes(spec.layout().dim()) } else { [0; 2] };
+        let dynamic = [
+            (Kernel::Attend, attend_bytes),
+            (Kernel::AttendDense, dense_bytes),
+            (Kernel::AttendFew, few_bytes[1]),
+        ];
+        for (kernel, bytes) in dynamic {
             if bytes > 0 {
                 program.entries[&kernel].allow_shared(bytes)?;
             }
         }
-        Ok(Self { attend_bytes, dense_bytes, ..program })
+        Ok(Self { attend_bytes, dense_bytes, few_bytes, ..program })
     }
 
     /// The kernels of a model.
@@ -126,6 +135,8 @@ impl CudaProgram {
             entries,
             attend_bytes: 0,
             dense_bytes: 0,
+            few_bytes: [0; 2],
+            multiprocessors: context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             early: major >= 9,
             packed: Arc::default(),
         })
@@ -175,6 +186,11 @@ impl CudaProgram {
         let shared = match kernel {
             Kernel::Attend => self.attend_bytes,
             Kernel::AttendDense => self.dense_bytes,
+            // More groups than two for each multiprocessor are to be there together.
+            Kernel::AttendFew => {
+                let groups: usize = grid.iter().product();
+                self.few_bytes[usize::from(groups <= 2 * self.multiprocessors)]
+            }
             _ => 0,
         };
         // The GPU's own attend reads pages before it waits for the launch in front of it.

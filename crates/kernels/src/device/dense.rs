@@ -1,7 +1,7 @@
 //! Geometry of the kernels over 16-bit pages: grids and scratch memory from rows and heads alone.
 
 use super::params::{AppendParams, DenseParams};
-use super::{APPEND_NUMBERS, DENSE_FEW, DENSE_MANY};
+use super::{APPEND_NUMBERS, DENSE_FEW, DENSE_MANY, Kernel};
 
 impl AppendParams {
     /// Grid of `append` for heads of `dim` numbers.
@@ -12,6 +12,11 @@ impl AppendParams {
 }
 
 impl DenseParams {
+    /// The kernel for such blocks.
+    pub fn kernel(&self) -> Kernel {
+        if self.block as usize <= DENSE_FEW { Kernel::AttendFew } else { Kernel::AttendDense }
+    }
+
     /// Grid of `attend_dense` for so many rows of at most `tokens` query tokens.
     pub fn grid(&self, tokens: usize, rows: usize) -> [usize; 3] {
         let vectors = tokens * (self.q_heads / self.kv_heads) as usize;
@@ -49,20 +54,24 @@ pub fn dense_parts(multiprocessors: usize, (block, groups): (usize, usize), page
 }
 
 /// Dynamic shared memory of a group of the GPU's own `attend_dense` for heads of `dim` numbers: for
-/// chunks, query vectors and a page of keys and of values; for steps, 16 query vectors twice and
-/// the stages of four warps, and at the end in their place the sums of the warps.
+/// chunks, query vectors and a page of keys and of values; for steps as of `attend_few`.
 pub fn dense_shared_bytes(dim: usize) -> u32 {
-    let row = 2 * dim + 16;
     let query_rows = if dim <= 128 { DENSE_MANY } else { DENSE_MANY / 2 };
-    let stages = match dim {
-        ..=64 => 4,
-        65..=128 => 2,
-        _ => 1,
+    let chunk = (query_rows + 128) * (2 * dim + 16);
+    few_shared_bytes(dim)[1].max(chunk as u32)
+}
+
+/// The same of its `attend_few`, with few stages and with all: 16 query vectors twice and the stages
+/// of four warps, and at the end in their place the sums of the warps.
+pub fn few_shared_bytes(dim: usize) -> [u32; 2] {
+    let (few, all) = match dim {
+        ..=64 => (2, 4),
+        65..=128 => (1, 2),
+        _ => (1, 1),
     };
-    let chunk = (query_rows + 128) * row;
-    let step = (2 * 16 + 4 * stages * 2 * 16) * row;
     let sums = 4 * 16 * (4 * (dim + 8) + 8);
-    chunk.max(step).max(sums) as u32
+    let step = |stages: usize| (2 * 16 + 4 * stages * 2 * 16) * (2 * dim + 16);
+    [few, all].map(|stages| step(stages).max(sums) as u32)
 }
 
 #[cfg(test)]

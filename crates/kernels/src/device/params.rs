@@ -184,6 +184,8 @@ params! {
         scale: f32,
         /// Scores become cap · tanh(score / cap), before the mask; 0 leaves them.
         soft_cap: f32,
+        /// Of results: 0 those of queries, 1 `F16`, 2 `BF16`.
+        numbers: u32,
     }
 }
 
@@ -228,6 +230,8 @@ params! {
         scale: f32,
         /// Scores become cap · tanh(score / cap); 0 leaves them.
         soft_cap: f32,
+        /// Of results: 0 f32, 1 `F16`, 2 `BF16`.
+        numbers: u32,
     }
 }
 

@@ -90,6 +90,8 @@ pub(crate) fn check_options<M: Machine>(
     ] {
         case.check(&machine, options);
     }
+    case.check_numbers(&machine, Options { split_pages: 16, ..PLAIN });
+    case.check_numbers(&machine, Options { split_pages: 1, ..PLAIN });
 }
 
 #[test]

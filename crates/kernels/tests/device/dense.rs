@@ -7,7 +7,7 @@ use kvant_kernels::device::{
 };
 
 use crate::emulator::Emulator;
-use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
+use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, results, rounded};
 use crate::random::{Random, spec};
 
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +23,12 @@ struct Options {
     block: usize,
     window: usize,
     soft_cap: f32,
+    /// Of results: 0 f32, 1 f16, 2 bf16.
+    numbers: u32,
 }
 
-const FEW: Options = Options { parts: 3, block: DENSE_FEW, window: 0, soft_cap: 0.0 };
-const MANY: Options = Options { parts: 1, block: DENSE_MANY, window: 0, soft_cap: 0.0 };
+const FEW: Options = Options { parts: 3, block: DENSE_FEW, window: 0, soft_cap: 0.0, numbers: 0 };
+const MANY: Options = Options { parts: 1, block: DENSE_MANY, window: 0, soft_cap: 0.0, numbers: 0 };
 
 /// Scattered pages of random numbers. Rows are (position, tokens).
 pub(crate) struct Case {
@@ -94,6 +96,7 @@ impl Case {
             window: options.window as u32,
             scale: self.scale(),
             soft_cap: options.soft_cap,
+            numbers: options.numbers,
         }
     }
 
@@ -133,9 +136,9 @@ impl Case {
             Buffer::Output(scratch[1].max(4)),
         ];
         let grid = params.grid(most, self.rows.len());
-        let found = machine.run((Kernel::AttendDense, grid), &buffers, &params);
+        let found = machine.run((params.kernel(), grid), &buffers, &params);
         if options.parts == 1 {
-            return floats(&found[0]);
+            return results(&found[0], options.numbers);
         }
         let buffers = [
             Buffer::Input(&found[1]),
@@ -144,7 +147,17 @@ impl Case {
             Buffer::Output(q.len()),
         ];
         let grid = params.merge_grid(most, self.rows.len());
-        floats(&machine.run((Kernel::Merge, grid), &buffers, &params)[0])
+        let found = machine.run((Kernel::Merge, grid), &buffers, &params);
+        results(&found[0], options.numbers)
+    }
+
+    /// Results of 16 bits are those of f32, rounded.
+    fn check_numbers(&self, machine: &impl Machine, options: Options) {
+        let wide = self.attended(machine, options);
+        for numbers in [1, 2] {
+            let found = self.attended(machine, Options { numbers, ..options });
+            assert_eq!(found, rounded(&wide, numbers), "{:?} {options:?}", self.shape);
+        }
     }
 
     /// The result of one query vector in f64.
@@ -252,7 +265,10 @@ pub(crate) fn check_options<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
     ] {
         case.check(&machine, options);
     }
+    case.check_numbers(&machine, Options { parts: 1, ..FEW });
+    case.check_numbers(&machine, Options { parts: 2, ..FEW });
     let case = Case::new(shape, &[(0, 45), (200, 65), (384, 3)], 1.0);
+    case.check_numbers(&machine, MANY);
     for options in [
         Options { block: DENSE_FEW, ..MANY },
         Options { block: DENSE_MANY / 2, ..MANY },
@@ -283,6 +299,12 @@ pub(crate) fn check_sharp<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
 /// Long contexts and long chunks.
 #[cfg(feature = "cuda")]
 pub(crate) fn check_long<M: Machine>(make: impl Fn(&Spec) -> M) {
+    // More groups than two for each multiprocessor.
+    for dim in [64, 128] {
+        let shape = Shape { dim, kv_heads: 8, group: 4 };
+        let case = Case::new(shape, &[(1090, 1); 40], 1.0);
+        case.check(&make(&spec(dim, 4, 4)), Options { parts: 1, ..FEW });
+    }
     for (dim, kv_heads, group) in [(128, 2, 4), (64, 1, 7), (256, 1, 1), (96, 1, 8)] {
         let shape = Shape { dim, kv_heads, group };
         let machine = make(&spec(dim, 4, 4));

@@ -90,8 +90,9 @@ fn attend_dense(emulator: &Emulator) -> String {
         window: 40,
         scale: 1.0,
         soft_cap: 0.0,
+        numbers: 0,
     };
-    emulator.launch((Kernel::AttendDense, params.grid(20, 1)), &buffers, &params, 3).faults
+    emulator.launch((params.kernel(), params.grid(20, 1)), &buffers, &params, 3).faults
 }
 
 #[test]

@@ -59,9 +59,10 @@ fn words_are_the_fields_in_order() {
         sink_logits: 1,
         scale: 1.0,
         soft_cap: -0.0,
+        numbers: 2,
     };
     let words = params.words();
     assert_eq!((&words[..8], &words[8..16]), (&[1; 8][..], &[2; 8][..]));
-    assert_eq!(words[16..], [8, 2, 3, 0, 1, 0x3F80_0000, 0x8000_0000]);
+    assert_eq!(words[16..], [8, 2, 3, 0, 1, 0x3F80_0000, 0x8000_0000, 2]);
     assert_eq!(4 * words.len(), size_of::<AttendParams>());
 }

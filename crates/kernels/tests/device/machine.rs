@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use half::{bf16, f16};
 use kvant_kernels::device::{Kernel, Params};
 
 /// A buffer of a launch: contents, the size of an output in bytes, or both.
@@ -64,4 +65,28 @@ pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
 
 pub(crate) fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks().0.iter().map(|x| f32::from_ne_bytes(*x)).collect()
+}
+
+/// Results of a kernel as f32 (0), f16 (1) or bf16 (2), which are at the start of the bytes.
+pub(crate) fn results(bytes: &[u8], numbers: u32) -> Vec<f32> {
+    if numbers == 0 {
+        return floats(bytes);
+    }
+    let narrow = bytes[..bytes.len() / 2].as_chunks().0.iter();
+    narrow
+        .map(|x| match numbers {
+            1 => f16::from_ne_bytes(*x).to_f32(),
+            _ => bf16::from_ne_bytes(*x).to_f32(),
+        })
+        .collect()
+}
+
+/// Numbers as f16 (1) or bf16 (2) hold them.
+pub(crate) fn rounded(x: &[f32], numbers: u32) -> Vec<f32> {
+    x.iter()
+        .map(|x| match numbers {
+            1 => f16::from_f32(*x).to_f32(),
+            _ => bf16::from_f32(*x).to_f32(),
+        })
+        .collect()
 }

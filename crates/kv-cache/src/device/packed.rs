@@ -121,7 +121,7 @@ impl GpuPacked {
         if rows.parts.count == 0 {
             return Ok(());
         }
-        let DeviceAttention { q_heads, scale, window, soft_cap } = **attention;
+        let DeviceAttention { q_heads, scale, window, soft_cap, numbers } = **attention;
         let params = AttendParams {
             key_signs: self.signs[0],
             value_signs: self.signs[1],
@@ -132,6 +132,7 @@ impl GpuPacked {
             sink_logits: 0,
             scale,
             soft_cap: soft_cap.unwrap_or_default(),
+            numbers: numbers as u32,
         };
         let group = q_heads / self.shape.kv_heads;
         let height = self.shape.kv_heads * (rows.longest * group).div_ceil(self.queries);

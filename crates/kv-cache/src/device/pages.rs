@@ -57,7 +57,7 @@ impl GpuPages {
         rows: DenseRows,
     ) -> Result<(), GpuError> {
         let Asked { q, out, pages, attention } = asked;
-        let DeviceAttention { q_heads, scale, window, soft_cap } = **attention;
+        let DeviceAttention { q_heads, scale, window, soft_cap, numbers } = **attention;
         let kv_heads = self.shape.kv_heads;
         let params = DenseParams {
             q_heads: q_heads as u32,
@@ -67,6 +67,7 @@ impl GpuPages {
             window: window.unwrap_or_default() as u32,
             scale,
             soft_cap: soft_cap.unwrap_or_default(),
+            numbers: numbers as u32,
         };
         let Scratch { lists, sums, ends, .. } = scratch;
         let list = Place::buffer(lists, rows.rows.byte())?;
@@ -82,7 +83,7 @@ impl GpuPages {
             Arg::Out(Place::buffer(ends, 0)?),
         ];
         let grid = params.grid(rows.longest, rows.rows.count);
-        gpu.launch((program, Kernel::AttendDense), grid, &args, &params)?;
+        gpu.launch((program, params.kernel()), grid, &args, &params)?;
         if rows.parts == 1 {
             return Ok(());
         }

@@ -46,6 +46,8 @@ pub struct DeviceAttention {
     pub window: Option<usize>,
     /// Scores become cap · tanh(score / cap).
     pub soft_cap: Option<f32>,
+    /// Of results.
+    pub numbers: Activations,
 }
 
 /// All that the launches of a step of decode rows are told by the host: equal ones are the same
@@ -266,7 +268,8 @@ impl DeviceStore {
     }
 
     /// Keeps a layer's keys and values of the step and attends. q, out: `[tokens, q_heads, dim]`,
-    /// k, v: `[tokens, kv_heads, dim]`, all f32.
+    /// k, v: `[tokens, kv_heads, dim]`, f32 all but
+    /// results.
     pub fn attend(
         &mut self,
         layer: usize,
@@ -281,7 +284,8 @@ impl DeviceStore {
         k.holds("keys", 4 * tokens * token_len)?;
         v.holds("values", 4 * tokens * token_len)?;
         q.holds("queries", 4 * tokens * attention.q_heads * dim)?;
-        out.holds("results", 4 * tokens * attention.q_heads * dim)?;
+        let size = if attention.numbers == Activations::F32 { 4 } else { 2 };
+        out.holds("results", size * tokens * attention.q_heads * dim)?;
         for rows in [lists.decode, lists.early] {
             scratch.reserve(gpu, rows.parts.count * rows.longest * attention.q_heads, dim)?;
         }

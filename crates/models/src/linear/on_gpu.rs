@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::quantized::{QStorage, QTensor};
-use candle_core::{Error, Result, Tensor};
+use candle_core::{DType, Error, Result, Tensor};
 use kvant_kernels::device::{
     Activations, BiasParams, GpuBuffer, GpuFew, GpuMatmul, Kernel, Place, PlaceParams,
 };
@@ -189,7 +189,7 @@ fn from_start(x: &Tensor) -> Result<Tensor> {
 /// is.
 fn multiply<'a>(
     (step, out): (&'a GpuStep, &Place<'_>),
-    (x, known): (&Tensor, Option<Place<'a>>),
+    (x, known): (&'a Tensor, Option<Place<'a>>),
     matrix: &GpuMatrix,
     shape: GpuMatmul,
 ) -> Result<Option<Place<'a>>> {
@@ -201,6 +201,8 @@ fn multiply<'a>(
         return Ok(None);
     }
     let known = match known {
+        // It is of 16 bits itself.
+        None if x.dtype() != DType::F32 => Some(wide.clone()),
         None => step.copy(x, shape.numbers)?,
         known => known,
     };

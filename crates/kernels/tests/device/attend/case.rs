@@ -9,7 +9,7 @@ use kvant_kernels::device::{
 };
 use kvant_turboquant::{Codec, Encoded};
 
-use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
+use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, results, rounded};
 use crate::random::{Random, codecs, matrices, turning, widths};
 
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,8 @@ pub(super) struct Options {
     pub(super) sink_logits: bool,
     /// For rows of odd index.
     pub(super) mask: bool,
+    /// Of results: 0 f32, 1 f16, 2 bf16.
+    pub(super) numbers: u32,
 }
 
 pub(super) const PLAIN: Options = Options {
@@ -44,6 +46,7 @@ pub(super) const PLAIN: Options = Options {
     sinks: 0,
     sink_logits: false,
     mask: false,
+    numbers: 0,
 };
 
 /// A packed cache with scattered pages.
@@ -231,6 +234,7 @@ impl Case {
             sink_logits: u32::from(options.sink_logits),
             scale: scale(dim),
             soft_cap: options.soft_cap,
+            numbers: options.numbers,
         };
         let words: Vec<u32> = parts.iter().flat_map(Params::words).collect();
         let (list, pages) = (bytes_of_words(&words), bytes_of_words(&self.pages));
@@ -256,7 +260,7 @@ impl Case {
         let found = machine.run((Kernel::Attend, [parts.len(), height, 1]), &buffers, &params);
         assert!(found[2].iter().all(|byte| *byte == 0), "counters are zeros again");
         if machine.attend_combines() {
-            return floats(&found[3]);
+            return results(&found[3], options.numbers);
         }
         let buffers = [
             Buffer::Input(&found[0]),
@@ -267,7 +271,17 @@ impl Case {
         ];
         let buffers = turning(buffers, &matrices);
         let grid = [self.q_heads(), tokens, parts.len()];
-        floats(&machine.run((Kernel::Combine, grid), &buffers, &params)[0])
+        let found = machine.run((Kernel::Combine, grid), &buffers, &params);
+        results(&found[0], options.numbers)
+    }
+
+    /// Results of 16 bits are those of f32, rounded.
+    pub(super) fn check_numbers(&self, machine: &impl Machine, options: Options) {
+        let wide = self.attended(machine, options);
+        for numbers in [1, 2] {
+            let found = self.attended(machine, Options { numbers, ..options });
+            assert_eq!(found, rounded(&wide, numbers), "{:?} {options:?}", self.shape);
+        }
     }
 
     pub(super) fn check<M: Machine>(&self, machine: &M, options: Options) {
