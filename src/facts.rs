@@ -71,7 +71,7 @@ impl Facts {
             hidden: spec.hidden,
             vocab: spec.vocab,
             model_context_tokens: spec.context,
-            weight_bytes: files.total_bytes(),
+            weight_bytes: files.weight_bytes()?,
             dtypes,
             cache_bytes_per_token: shape.bytes_per_token(),
             dense_bytes_per_token: shape.dense_page_bytes() / PAGE_TOKENS as u64,
@@ -117,7 +117,8 @@ impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counted = |counts: &BTreeMap<String, usize>| {
             let parts = counts.iter().map(|(name, count)| format!("{count} × {name}"));
-            parts.collect::<Vec<_>>().join(", ")
+            let parts = parts.collect::<Vec<_>>().join(", ");
+            if parts.is_empty() { "made up".to_owned() } else { parts }
         };
         let HeadFacts { q, kv, dim } = self.heads;
         writeln!(f, "model        {} ({})", self.name, self.family)?;

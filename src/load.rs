@@ -82,7 +82,7 @@ fn plan(
     };
     Ok(MemoryPlan::new(&MemoryInputs {
         available_bytes: (available as f64 * config.cache.memory_fraction) as u64,
-        weight_bytes: files.total_bytes(),
+        weight_bytes: files.weight_bytes()?,
         shape: shape.clone(),
         spec: &spec,
         context_tokens: nonzero(scheduler.context_tokens),

@@ -186,6 +186,31 @@ fn inspect_describes_the_built_in_model() {
     assert!(succeeded(output(&["inspect", "tiny"])).contains("llama"));
 }
 
+/// A folder with nothing but the configuration of the built-in model.
+fn configuration_alone(name: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).unwrap();
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/tiny-llama-1m/config.json");
+    fs::copy(tiny, folder.join("config.json")).unwrap();
+    folder.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn made_up_weights_are_in_the_memory_plan() {
+    let folder = configuration_alone("inspect-dummy");
+    let plan = |args: &[&str]| -> Value {
+        let text = succeeded(output(&[&["inspect"], args, &["--json"]].concat()));
+        let facts: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(facts["weight_bytes"], facts["memory_plan"]["weight_bytes"]);
+        facts["memory_plan"].clone()
+    };
+    let made_up = plan(&[&folder, "--load-format", "dummy"]);
+    let stored = plan(&["tiny"]);
+    // Both have two bytes a number.
+    assert_eq!(made_up["weight_bytes"], stored["weight_bytes"]);
+    assert!(made_up["weight_bytes"].as_u64() > Some(1 << 20), "{made_up}");
+}
+
 #[test]
 fn bench_measures_the_built_in_model() {
     let args = ["bench", "tiny", "--prompt-tokens", "20", "--output-tokens", "4", "--json"];

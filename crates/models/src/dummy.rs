@@ -29,6 +29,11 @@ impl Dummy {
         Self { seed, dtype }
     }
 
+    /// Bytes of so many numbers.
+    pub(crate) fn bytes_of(&self, numbers: u64) -> u64 {
+        numbers.saturating_mul(if self.dtype == WeightDtype::F32 { 4 } else { 2 })
+    }
+
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> TensorView {
         let count = shape.iter().product();
         let bytes = match self.dtype {

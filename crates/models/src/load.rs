@@ -18,6 +18,15 @@ impl ModelFiles {
         family::spec(self.config(), self.config_file())
     }
 
+    /// Bytes of all weights: as stored, or, where there is a configuration alone, as `load_dummy`
+    /// makes them.
+    pub fn weight_bytes(&self) -> Result<u64, Error> {
+        if self.names().is_empty() {
+            return Ok(self.dummy(0).bytes_of(self.spec()?.numbers()));
+        }
+        Ok(self.total_bytes())
+    }
+
     /// Makes the decoder. Float matrices stay mapped where they need not be joined; quantized ones
     /// are copied. `progress` gets the bytes of the tensors taken so far and of all; the last call
     /// has both equal.
@@ -62,9 +71,13 @@ impl ModelFiles {
     /// The same somewhere.
     pub fn load_dummy_at(&self, site: &Site, seed: u64) -> Result<Decoder, Error> {
         let spec = self.spec()?;
-        let dummy = Dummy::new(seed, self.config().output.torch_dtype.as_deref());
+        let dummy = self.dummy(seed);
         let mut take = |name: &str, shape: &[usize]| Ok(dummy.tensor(name, shape));
         Loader { spec: &spec, site, file: self.config_file(), take: &mut take }.decoder()
+    }
+
+    fn dummy(&self, seed: u64) -> Dummy {
+        Dummy::new(seed, self.config().output.torch_dtype.as_deref())
     }
 }
 

@@ -168,3 +168,28 @@ pub enum RopeScaling {
     /// GGUF files.
     Factors(Vec<f32>),
 }
+
+impl DecoderSpec {
+    /// Numbers of all weights, norms and biases, as files have them.
+    pub fn numbers(&self) -> u64 {
+        let Self { hidden, intermediate: wide, vocab, heads, norm, bias, mlp, ends, .. } = *self;
+        let (q, kv) = (heads.q * heads.dim, heads.kv * heads.dim);
+        let mut attention = matrix(hidden, q + 2 * kv) + matrix(q, hidden);
+        attention += if bias.qkv { (q + 2 * kv) as u64 } else { 0 };
+        attention += if bias.output { hidden as u64 } else { 0 };
+        attention += if norm.qk { 2 * heads.dim as u64 } else { 0 };
+        let norms = if norm.post { 4 } else { 2 } * hidden as u64;
+        let bias = if bias.mlp { (2 * wide + hidden) as u64 } else { 0 };
+        let gated = 3 * matrix(hidden, wide) + bias;
+        let mlp = mlp.experts.map_or(gated, |experts| {
+            matrix(hidden, experts.count).saturating_add(gated.saturating_mul(experts.count as u64))
+        });
+        let layer = mlp.saturating_add(attention + norms);
+        let ends = matrix(vocab, hidden) * if ends.tied_head { 1 } else { 2 } + hidden as u64;
+        layer.saturating_mul(self.layers.len() as u64).saturating_add(ends)
+    }
+}
+
+fn matrix(rows: usize, columns: usize) -> u64 {
+    rows as u64 * columns as u64
+}

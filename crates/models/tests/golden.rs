@@ -335,6 +335,23 @@ fn dummy_weights_are_made_for_every_family() {
 }
 
 #[test]
+fn dummy_weights_are_as_large_as_those_of_the_files() {
+    for name in CASES.iter().flat_map(|(_, names)| names.iter()) {
+        if folder(name).join("config.json").is_file() {
+            let files = ModelFiles::open(&folder(name)).unwrap();
+            let tensors = files.names().into_iter().map(|name| files.tensor(name).unwrap());
+            let stored: usize = tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+            assert_eq!(files.spec().unwrap().numbers(), stored as u64, "{name}");
+            let wide = files.config().output.torch_dtype.as_deref() == Some("float32");
+            let alone = ModelFiles::open_config_only(&folder(name)).unwrap();
+            let bytes = stored as u64 * if wide { 4 } else { 2 };
+            assert_eq!(alone.weight_bytes().unwrap(), bytes, "{name}");
+            assert_eq!(files.weight_bytes().unwrap(), files.total_bytes(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn loading_tells_how_far_it_is() {
     let files = ModelFiles::open(&folder("llama-rope-llama3")).unwrap();
     let mut told = Vec::new();
