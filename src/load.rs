@@ -30,8 +30,8 @@ pub(crate) struct Opened {
     pub(crate) facts: Facts,
     pub(crate) plan: MemoryPlan,
     pub(crate) device: Device,
+    pub(crate) load_format: LoadFormat,
     shape: CacheShape,
-    load_format: LoadFormat,
 }
 
 /// Finds and opens the model and plans the memory.

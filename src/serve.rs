@@ -16,13 +16,13 @@ use kvant_server::{
     App, Bounds, CacheCard, ChatOptions, ConnectionOptions, GuideLimits, MemoryCard, ModelCard,
     Patience, ServerOptions, ToolLimits, TraceSink,
 };
-use kvant_text::GrammarLimits;
+use kvant_text::{GrammarLimits, Tokenizer};
 
 use crate::cli::ServeArgs;
-use crate::config::{Config, GuideConfig, LimitsConfig, ServerConfig};
+use crate::config::{Config, GuideConfig, LimitsConfig, LoadFormat, ServerConfig};
 use crate::load::{self, Opened};
-use crate::pooling;
 use crate::words::Words;
+use crate::pooling;
 use guards::Guards;
 use listen::Place;
 use signals::Signals;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     describe(&opened);
     // A large vocabulary takes one thread as long as a small model's weights take all of them.
     let (words, handle) = std::thread::scope(|scope| {
-        let words = scope.spawn(|| Words::load(&opened.files));
+        let words = scope.spawn(|| words(&opened));
         let handle = opened.start(&config);
         (words.join().unwrap_or_else(|panic| resume_unwind(panic)), handle)
     });
@@ -66,6 +66,21 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     // Whatever still runs has had its time.
     runtime.shutdown_background();
     result
+}
+
+/// The words of a model. Made-up weights may have none: tokens are then known by their ids.
+fn words(opened: &Opened) -> Result<Words> {
+    let folder = opened.files.folder();
+    if opened.load_format != LoadFormat::Dummy || folder.join("tokenizer.json").is_file() {
+        return Words::load(&opened.files);
+    }
+    tracing::warn!(
+        "{}: there is no tokenizer.json; prompts must be token ids, and the text of a token is its \
+         id",
+        folder.display()
+    );
+    let tokenizer = Arc::new(Tokenizer::of_ids(opened.facts.vocab)?);
+    Ok(Words { tokenizer, template: None })
 }
 
 fn describe(opened: &Opened) {

@@ -187,7 +187,7 @@ fn inspect_describes_the_built_in_model() {
 }
 
 /// A folder with nothing but the configuration of the built-in model.
-fn configuration_alone(name: &str) -> String {
+pub(crate) fn configuration_alone(name: &str) -> String {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::create_dir_all(&folder).unwrap();
     let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models/tiny-llama-1m/config.json");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::client::post;
 use crate::server::{Running, kvant};
 
 fn load(url: &str, flags: &str) -> Output {
@@ -70,6 +71,28 @@ fn the_real_server_is_measured() {
     refused(&load(&url, "--model other"), &["no model other; it has tiny"]);
     refused(&load(&url, "--input-tokens 4000"), &["HTTP 400", "2048"]);
     refused(&load(&url, "--vocab 5000 --input-tokens 500"), &["HTTP 400"]);
+}
+
+#[test]
+fn made_up_weights_are_served_by_token_ids() {
+    let folder = crate::cli::configuration_alone("serve-dummy");
+    let running = Running::of(&folder, &["--load-format", "dummy", "--sequences", "8"]);
+    running.wait_for_log("prompts must be token ids");
+    let url = format!("http://{}", running.address);
+    let flags = "-n 8 -c 8 --input-tokens 100 --output-tokens 20 --json";
+    let report = report(&load(&url, flags));
+    let keys = ["errors", "short", "counted_here"].map(|key| report[key].as_u64());
+    assert_eq!(keys, [Some(0); 3], "{report}");
+    let tokens = ["input_tokens", "output_tokens"].map(|key| report[key].as_u64());
+    assert_eq!(tokens, [Some(800), Some(160)], "{report}");
+    let body = serde_json::json!({"prompt": [5, 6, 7], "max_tokens": 3, "ignore_eos": true,
+        "temperature": 0, "return_token_ids": true});
+    let choice = &post(&running.address, "/v1/completions", &body).json()["choices"][0];
+    let ids: Vec<String> =
+        choice["token_ids"].as_array().unwrap().iter().map(Value::to_string).collect();
+    assert_eq!(choice["text"].as_str().unwrap().trim(), ids.join(" "));
+    refused(&load(&url, "--prompts words"), &["HTTP 400", "give token ids instead of text"]);
+    refused(&load(&url, "--endpoint chat"), &["HTTP 400"]);
 }
 
 #[test]

@@ -34,7 +34,12 @@ type Log = Arc<Mutex<String>>;
 impl Running {
     /// Starts `kvant serve --model tiny --port 0` with more flags and waits until it listens.
     pub(crate) fn start(flags: &[&str]) -> Self {
-        let mut command = kvant(&["serve", "--model", "tiny", "--port", "0"]);
+        Self::of("tiny", flags)
+    }
+
+    /// The same with another model.
+    pub(crate) fn of(model: &str, flags: &[&str]) -> Self {
+        let mut command = kvant(&["serve", "--model", model, "--port", "0"]);
         command.args(flags).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary was built by cargo");
         let stderr = BufReader::new(child.stderr.take().expect("piped above"));

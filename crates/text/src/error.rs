@@ -17,6 +17,9 @@ pub enum Error {
     /// A text that the tokenizer refuses.
     #[error("the text cannot be tokenised: {0}")]
     Encode(String),
+    /// A text where there is no vocabulary.
+    #[error("this model has no vocabulary (tokenizer.json): give token ids instead of text")]
+    IdsAlone,
     /// A template with a syntax error.
     #[error("chat template: {0}; it must be a Jinja template as transformers takes it")]
     TemplateSyntax(String),

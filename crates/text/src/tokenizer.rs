@@ -15,7 +15,8 @@ const MAX_ID: u32 = 1 << 22;
 
 /// A model's tokenizer.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    /// `None`: it knows no text.
+    inner: Option<tokenizers::Tokenizer>,
     pieces: Pieces,
     spelling: Spelling,
     bos: Option<u32>,
@@ -70,7 +71,8 @@ impl Tokenizer {
         let decoder = decoder.map_err(|error| wrong(error.to_string()))?;
         let spelling = Spelling::of_decoder(&decoder).map_err(&wrong)?;
         let pieces = pieces(&inner, spelling).map_err(wrong)?;
-        let mut tokenizer = Self { inner, pieces, spelling, bos: None, ends: Ends::Inner };
+        let (inner, ends) = (Some(inner), Ends::Inner);
+        let mut tokenizer = Self { inner, pieces, spelling, bos: None, ends };
         tokenizer.bos = tokenizer.added_first()?;
         Ok(tokenizer)
     }
@@ -79,14 +81,26 @@ impl Tokenizer {
     #[expect(clippy::needless_pass_by_value, reason = "callers make it for the call")]
     pub fn from_gguf(vocab: GgufVocab) -> Result<Self, Error> {
         let Parts { inner, pieces, spelling, bos, ends } = gguf::parts(&vocab)?;
-        Ok(Self { inner, pieces, spelling, bos, ends })
+        Ok(Self { inner: Some(inner), pieces, spelling, bos, ends })
+    }
+
+    /// One for a model without a vocabulary: no text can be encoded, and the text of a token is
+    /// its id, after a space.
+    pub fn of_ids(vocab: usize) -> Result<Self, Error> {
+        let ids = 0..vocab.min(MAX_ID as usize + 1);
+        let texts: Vec<String> = ids.map(|id| format!("▁{id}")).collect();
+        let texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+        let spelling = Spelling::Sentence { drops_space: true };
+        let pieces = Pieces::new(&texts, vec![false; texts.len()], spelling)?;
+        Ok(Self { inner: None, pieces, spelling, bos: None, ends: Ends::Ids(None, None) })
     }
 
     /// Ids of a text. Special tokens that are written in it are recognised; `add_special` adds
     /// those that begin and end a text of this model.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, Error> {
+        let Some(tokenizer) = &self.inner else { return Err(Error::IdsAlone) };
         let inner = add_special && matches!(self.ends, Ends::Inner);
-        let encoding = self.inner.encode_fast(text, inner);
+        let encoding = tokenizer.encode_fast(text, inner);
         let encoding = encoding.map_err(|error| Error::Encode(error.to_string()))?;
         let ids = encoding.get_ids();
         let (before, after) = match self.ends {
@@ -224,6 +238,18 @@ mod tests {
         }
         let missing = Tokenizer::from_json_file(Path::new("nowhere/tokenizer.json"));
         assert!(missing.unwrap_err().to_string().starts_with("nowhere/tokenizer.json: "));
+    }
+
+    #[test]
+    fn without_a_vocabulary_the_text_of_a_token_is_its_id() {
+        let tokenizer = Tokenizer::of_ids(2000).unwrap();
+        assert_eq!((tokenizer.vocab_len(), tokenizer.begins_with()), (2000, None));
+        assert_eq!(tokenizer.decode(&[0, 17, 1999], true), "0 17 1999");
+        assert_eq!(tokenizer.token_bytes(256), b" 256");
+        assert!(tokenizer.token_bytes(2000).is_empty());
+        let error = tokenizer.encode("17", false).unwrap_err().to_string();
+        assert!(error.contains("token ids") && !error.contains('\n'), "{error}");
+        assert_eq!(Tokenizer::of_ids(usize::MAX).unwrap().vocab_len(), MAX_ID as usize + 1);
     }
 
     #[test]
