@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::cli::InspectArgs;
-use crate::load;
+use crate::{load, plan};
 
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let config = args.settings.config()?;
@@ -17,20 +17,11 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     if args.json {
         let mut value = serde_json::to_value(facts)?;
         value["context_tokens"] = json!(plan.context_tokens);
-        value["memory_plan"] = json!({
-            "available_bytes": plan.available_bytes,
-            "weight_bytes": plan.weight_bytes,
-            "tail_bytes": plan.tail_bytes,
-            "staging_bytes": plan.staging_bytes,
-            "staging_tokens": plan.staging_tokens,
-            "page_bytes": plan.page_bytes,
-            "cache_pages": plan.cache_pages,
-            "workspace_bytes": plan.workspace_bytes,
-            "recording_bytes": plan.recording_bytes,
-        });
+        value["memory_plan"] = plan::json(plan);
         writeln!(out, "{value:#}")?;
     } else {
         writeln!(out, "{facts}\n\n{plan}")?;
+        writeln!(out, "{} tokens would fit", plan::fit_tokens(plan))?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod key;
 mod load;
 mod machine;
 mod measure;
+mod plan;
 mod pooling;
 mod progress;
 mod serve;

@@ -1,15 +1,19 @@
 //! `kvant bench`: offline throughput of the engine, without HTTP and without text; the kernels of
 //! the packed cache, without a model; or a running server, by `client`.
 
-use std::fmt::Display;
 use std::io::Write;
+use std::time::Instant;
 
-use anyhow::Result;
-use kvant_bench::{HeadShape, KernelLoad, Load, Table, kernels, offline};
-use serde::Serialize;
+use anyhow::{Context, Result, bail};
+use kvant_bench::{Case, HeadShape, KernelLoad, Table, kernels, offline};
+use kvant_engine::Handle;
+use kvant_kv_cache::PAGE_TOKENS;
+use serde_json::json;
 
 use crate::cli::{BenchArgs, BenchPart, KernelArgs};
-use crate::{client, load, machine};
+use crate::config::Config;
+use crate::load::Opened;
+use crate::{client, load, machine, plan};
 
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     match &args.part {
@@ -17,29 +21,111 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         Some(BenchPart::Serve(args)) => return client::run(args),
         None => {}
     }
-    let mut config = args.settings.config()?;
-    let most = args.concurrency.iter().copied().max().unwrap_or(1) as usize;
-    // The measurement is of so many streams at once, not of the queue.
-    config.scheduler.sequences = config.scheduler.sequences.max(most);
-    config.scheduler.waiting_requests = config.scheduler.waiting_requests.max(most);
-    // Streams are read one after the other.
-    let most = args.output_tokens as usize;
-    config.scheduler.unread_tokens = config.scheduler.unread_tokens.max(most);
-    let (opened, handle) = load::engine(&config)?;
-    let threads = load::threads(&config);
-    let mut table = Table { model: opened.facts.name.clone(), threads, rows: Vec::new() };
-    for concurrency in &args.concurrency {
-        table.rows.push(offline(
-            &handle,
-            &Load {
-                prompt_tokens: args.prompt_tokens,
-                output_tokens: args.output_tokens,
-                concurrency: *concurrency,
-                seed: args.seed,
-            },
-        )?);
+    let cases = cases(args);
+    let config = config(args, &cases)?;
+    load::prepare(&config, true)?;
+    let begin = Instant::now();
+    let opened = load::open(&config)?;
+    for case in &cases {
+        fits(*case, &opened)?;
     }
-    print(&table, args.json)
+    let handle = opened.start(&config)?;
+    let start_s = begin.elapsed().as_secs_f64();
+    warm_up(&handle, &config, &opened, args.seed)?;
+    let mut table = Table {
+        model: opened.facts.name.clone(),
+        device: opened.device.to_string(),
+        threads: load::threads(&config),
+        cache: config.cache.preset.clone(),
+        rows: Vec::new(),
+    };
+    for case in cases {
+        let row = offline(&handle, &case.load(args.seed));
+        table.rows.push(row.with_context(|| format!("case {case}"))?);
+    }
+    report(&table, &opened, start_s, args.json)
+}
+
+/// The loads that are asked for either way.
+fn cases(args: &BenchArgs) -> Vec<Case> {
+    if !args.cases.is_empty() {
+        return args.cases.clone();
+    }
+    let BenchArgs { prompt_tokens, output_tokens, .. } = *args;
+    let case = |concurrency: &u32| Case { concurrency: *concurrency, prompt_tokens, output_tokens };
+    args.concurrency.iter().map(case).collect()
+}
+
+/// The configuration with room for every case: what is measured is so many streams at once, not
+/// the queue.
+fn config(args: &BenchArgs, cases: &[Case]) -> Result<Config> {
+    let mut config = args.settings.config()?;
+    let most = |of: &dyn Fn(&Case) -> u64| cases.iter().map(of).max().unwrap_or(1) as usize;
+    let streams = most(&|case| u64::from(case.concurrency));
+    let prompts = most(&|case| u64::from(case.concurrency) * u64::from(case.prompt_tokens));
+    let scheduler = &mut config.scheduler;
+    scheduler.sequences = scheduler.sequences.max(streams);
+    scheduler.waiting_requests = scheduler.waiting_requests.max(streams);
+    scheduler.waiting_tokens = scheduler.waiting_tokens.max(prompts);
+    // Streams are read one after the other.
+    let outputs = most(&|case| u64::from(case.output_tokens));
+    scheduler.unread_tokens = scheduler.unread_tokens.max(outputs);
+    if scheduler.context_tokens == 0 && !args.cases.is_empty() {
+        // Staging for a longer context would take memory from the cache.
+        scheduler.context_tokens = most(&|case| tokens(*case));
+    }
+    Ok(config)
+}
+
+/// Tokens of one sequence at its end.
+fn tokens(case: Case) -> u64 {
+    u64::from(case.prompt_tokens) + u64::from(case.output_tokens)
+}
+
+/// Refuses a case whose streams would wait for each other's pages.
+fn fits(case: Case, opened: &Opened) -> Result<()> {
+    let one = tokens(case).div_ceil(PAGE_TOKENS as u64);
+    let (pages, needed) = (opened.plan.cache_pages as u64, one * u64::from(case.concurrency));
+    if needed > pages {
+        let size = PAGE_TOKENS as u64;
+        bail!(
+            "case {case} needs a cache of {} tokens, there is room for {}; take fewer streams or \
+             tokens, a smaller --kv-cache, or raise --memory-fraction",
+            needed * size,
+            pages * size
+        );
+    }
+    Ok(())
+}
+
+/// Lets the engine of a GPU find out how many tokens a step may have; it begins with few.
+fn warm_up(handle: &Handle, config: &Config, opened: &Opened, seed: u64) -> Result<()> {
+    if opened.device.gpu().is_none() {
+        return Ok(());
+    }
+    let Config { scheduler, .. } = config;
+    let tokens = 2 * scheduler.step_tokens;
+    let prompt = tokens.min(opened.plan.context_tokens.saturating_sub(2)).max(1);
+    let most = scheduler.sequences.min(scheduler.waiting_requests);
+    let streams = tokens.div_ceil(prompt).min(most);
+    let case = Case { concurrency: streams as u32, prompt_tokens: prompt as u32, output_tokens: 2 };
+    offline(handle, &case.load(seed.wrapping_add(2))).context("warm-up").map(drop)
+}
+
+fn report(table: &Table, opened: &Opened, start_s: f64, json: bool) -> Result<()> {
+    let mut out = std::io::stdout();
+    if json {
+        let mut value = serde_json::to_value(table)?;
+        value["memory_plan"] = plan::json(&opened.plan);
+        value["context_tokens"] = json!(opened.plan.context_tokens);
+        value["start_s"] = json!(start_s);
+        writeln!(out, "{value:#}")?;
+    } else {
+        writeln!(out, "started in {start_s:.1} s; {}", opened.plan)?;
+        writeln!(out, "{} tokens would fit", plan::fit_tokens(&opened.plan))?;
+        write!(out, "{table}")?;
+    }
+    Ok(())
 }
 
 fn run_kernels(args: &KernelArgs) -> Result<()> {
@@ -59,13 +145,9 @@ fn run_kernels(args: &KernelArgs) -> Result<()> {
         seed: args.seed,
         free_bytes: machine::available_bytes()?,
     })?;
-    print(&table, args.json)
-}
-
-fn print<T: Display + Serialize>(table: &T, json: bool) -> Result<()> {
     let mut out = std::io::stdout();
-    if json {
-        writeln!(out, "{:#}", serde_json::to_value(table)?)?;
+    if args.json {
+        writeln!(out, "{:#}", serde_json::to_value(&table)?)?;
     } else {
         write!(out, "{table}")?;
     }

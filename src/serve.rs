@@ -22,7 +22,7 @@ use crate::cli::ServeArgs;
 use crate::config::{Config, GuideConfig, LimitsConfig, LoadFormat, ServerConfig};
 use crate::load::{self, Opened};
 use crate::words::Words;
-use crate::pooling;
+use crate::{plan, pooling};
 use guards::Guards;
 use listen::Place;
 use signals::Signals;
@@ -91,6 +91,7 @@ fn describe(opened: &Opened) {
     }
     tracing::info!("device: {}; this build has code for {}", opened.device, build_name());
     tracing::info!("memory plan: {}", opened.plan);
+    tracing::info!("memory plan: {} tokens would fit", plan::fit_tokens(&opened.plan));
 }
 
 /// Ends the server when its engine will not answer any more.

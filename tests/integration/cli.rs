@@ -212,6 +212,22 @@ fn made_up_weights_are_in_the_memory_plan() {
 }
 
 #[test]
+fn inspect_tells_how_large_a_cache_would_fit() {
+    let fit = |preset: &str| {
+        let args = ["inspect", "tiny", "--json", "--kv-cache", preset, "--context-tokens", "64"];
+        let more = ["--sequences", "1", "--set", "cache.protect=false"];
+        let text = succeeded(output(&[&args[..], &more].concat()));
+        let facts: Value = serde_json::from_str(&text).unwrap();
+        let plan = &facts["memory_plan"];
+        assert_eq!(plan["cache_tokens"], 64, "{plan}");
+        plan["fit_tokens"].as_f64().unwrap()
+    };
+    // 1024 bytes a token in 16 bits, 272 in codes of 4; what else runs here changes what is free.
+    let ratio = fit("tq4") / fit("f16");
+    assert!((3.2..4.4).contains(&ratio), "{ratio}");
+}
+
+#[test]
 fn bench_measures_the_built_in_model() {
     let args = ["bench", "tiny", "--prompt-tokens", "20", "--output-tokens", "4", "--json"];
     let text = succeeded(output(&[&args[..], &["--concurrency", "1,3"]].concat()));
@@ -224,6 +240,39 @@ fn bench_measures_the_built_in_model() {
         }
         assert_eq!(row["output_tokens"], 4);
     }
+}
+
+#[test]
+fn bench_takes_several_cases_in_one_run() {
+    let folder = configuration_alone("bench-dummy");
+    let args = ["bench", &folder, "--load-format", "dummy", "--cases", "1x20/8,3x70/9", "--json"];
+    let table: Value = serde_json::from_str(&succeeded(output(&args))).unwrap();
+    let shapes: Vec<_> = table["rows"].as_array().unwrap().iter().collect();
+    let numbers = |row: &Value| {
+        ["concurrency", "prompt_tokens", "output_tokens"].map(|key| row[key].as_u64().unwrap())
+    };
+    assert_eq!(shapes.iter().map(|row| numbers(row)).collect::<Vec<_>>(), [[1, 20, 8], [3, 70, 9]]);
+    for row in shapes {
+        let full = row["full_steps"].as_u64().unwrap();
+        assert!(full > 0 && full <= 8 && row["step_ms_p50"].as_f64() > Some(0.0), "{row}");
+        assert!(row["output_tokens_per_s"].as_f64() > Some(0.0), "{row}");
+    }
+    // The longest case is the context, so that staging is no longer than that.
+    assert_eq!(
+        (&table["context_tokens"], &table["memory_plan"]["staging_tokens"]),
+        (&79.into(), &128.into())
+    );
+    assert_eq!((&table["device"], &table["cache"]), (&"cpu".into(), &"auto".into()));
+    let text = succeeded(output(&args[..6]));
+    assert!(text.contains("tokens would fit") && text.contains("step p50"), "{text}");
+    let large = "--cache-tokens=128";
+    refused(
+        &[&args[..6], &[large]].concat(),
+        1,
+        &["case 3x70/9", "384 tokens, there is room for 128"],
+    );
+    refused(&[&args[..6], &["--prompt-tokens", "9"]].concat(), 2, &["--cases", "--prompt-tokens"]);
+    refused(&["bench", "tiny", "--cases", "1x20"], 2, &["--cases", "64x1024/256"]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use needle::{
     DepthScore, Draw, Needle, NeedleRow, Score, Sentence, draws, hide, needle_markdown, needles,
 };
 pub use occupancy::{OccupancyRow, converting_bytes, occupancy, occupancy_markdown};
-pub use offline::{Load, Row, offline};
+pub use offline::{Case, Load, Row, offline};
 pub use quality::{Candidate, QualityLoad, QualityRow, markdown, quality, with_dense};
 pub use served::{Answer, Bounds, Failure, Failures, Goodput, Served};
 pub use stats::Spread;

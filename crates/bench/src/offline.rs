@@ -1,6 +1,8 @@
 //! Offline throughput: so many equal prompts at once, random token ids of a fixed seed, greedy, end
 //! tokens ignored.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,17 @@ pub struct Load {
     pub seed: u64,
 }
 
+/// A load as people write it: `64x1024/256`, 64 prompts of 1024 tokens, 256 tokens out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// Prompts at once.
+    pub concurrency: u32,
+    /// Tokens of every prompt.
+    pub prompt_tokens: u32,
+    /// Tokens generated for every prompt.
+    pub output_tokens: u32,
+}
+
 /// What came out. Rates and times are of the whole set of prompts.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Row {
@@ -45,8 +58,59 @@ pub struct Row {
     pub itl_ms_p50: Option<f64>,
     /// The same, 99th percentile.
     pub itl_ms_p99: Option<f64>,
+    /// Median time of a step while every stream decodes and none has a prompt left: from the last
+    /// first token to the first last one; `None` if there is no such time.
+    pub step_ms_p50: Option<f64>,
+    /// The same, mean: what packing adds in some steps is in it.
+    pub step_ms_mean: Option<f64>,
+    /// Steps of that kind.
+    pub full_steps: usize,
+    /// Generated tokens by the whole time.
+    pub output_tokens_per_s: f64,
     /// From the first submission to the last token.
     pub total_s: f64,
+}
+
+impl Case {
+    /// Sequences and tokens are within these.
+    const MOST: [u32; 3] = [4096, 1_000_000, 1_000_000];
+
+    /// Its load with random tokens of a seed.
+    pub fn load(self, seed: u64) -> Load {
+        let Self { concurrency, prompt_tokens, output_tokens } = self;
+        Load { prompt_tokens, output_tokens, concurrency, seed }
+    }
+}
+
+impl FromStr for Case {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            let [sequences, tokens, _] = Self::MOST;
+            format!(
+                "it must be like 64x1024/256, streams 1..={sequences}, then tokens of prompt and \
+                 answer 1..={tokens}"
+            )
+        };
+        let (streams, tokens) = text.split_once('x').ok_or_else(wrong)?;
+        let (prompt, output) = tokens.split_once('/').ok_or_else(wrong)?;
+        let mut numbers = [0; 3];
+        for ((number, part), most) in
+            numbers.iter_mut().zip([streams, prompt, output]).zip(Self::MOST)
+        {
+            let read = part.trim().parse().ok().filter(|n| (1..=most).contains(n));
+            *number = read.ok_or_else(wrong)?;
+        }
+        let [concurrency, prompt_tokens, output_tokens] = numbers;
+        Ok(Self { concurrency, prompt_tokens, output_tokens })
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}/{}", self.concurrency, self.prompt_tokens, self.output_tokens)
+    }
 }
 
 /// Runs a load after a short warm-up and measures it. The engine should be idle.
@@ -124,11 +188,13 @@ fn row(load: &Load, streams: &[Vec<Duration>]) -> Row {
     let all = || streams.iter().flatten();
     let end = all().max().copied().unwrap_or_default();
     let later = all().filter(|time| **time > prefilled).count();
-    let gaps: Vec<Duration> = streams
-        .iter()
-        .flat_map(|times| times.windows(2))
-        .map(|pair| pair[1].abs_diff(pair[0]))
-        .collect();
+    let pairs = || streams.iter().flat_map(|times| times.windows(2));
+    let gap = |pair: &[Duration]| pair[1].abs_diff(pair[0]);
+    let gaps: Vec<Duration> = pairs().map(gap).collect();
+    let finished = streams.iter().filter_map(|times| times.last()).min().copied();
+    let full = |pair: &&[Duration]| pair[0] >= prefilled && Some(pair[1]) <= finished;
+    let steps: Vec<Duration> = pairs().filter(full).map(gap).collect();
+    let mean = |all: Duration| all.as_secs_f64() * 1e3 / steps.len() as f64;
     let prompt_tokens = f64::from(load.prompt_tokens) * streams.len() as f64;
     Row {
         concurrency: load.concurrency,
@@ -141,6 +207,10 @@ fn row(load: &Load, streams: &[Vec<Duration>]) -> Row {
         ttft_ms_p99: percentile_ms(&firsts, 99).unwrap_or_default(),
         itl_ms_p50: percentile_ms(&gaps, 50),
         itl_ms_p99: percentile_ms(&gaps, 99),
+        step_ms_p50: percentile_ms(&steps, 50),
+        step_ms_mean: (!steps.is_empty()).then(|| mean(steps.iter().sum())),
+        full_steps: steps.len() / streams.len().max(1),
+        output_tokens_per_s: all().count() as f64 / end.as_secs_f64(),
         total_s: end.as_secs_f64(),
     }
 }
@@ -170,6 +240,33 @@ mod tests {
         assert_eq!((row.ttft_ms_p50, row.ttft_ms_p99), (200.0, 500.0));
         assert_eq!((row.itl_ms_p50, row.itl_ms_p99), (Some(200.0), Some(400.0)));
         assert_eq!(row.total_s, 1.1);
+    }
+
+    #[test]
+    fn steps_are_counted_while_all_streams_decode() {
+        let load = Load { prompt_tokens: 10, output_tokens: 6, concurrency: 2, seed: 1 };
+        // All decode from 300 to 370 ms: gaps of 10 and 10 and 50, and of 20 and 20; those that
+        // begin before the last first token or end after the first end do not count.
+        let early = ms(&[100, 200, 300, 310, 320, 370]);
+        let late = ms(&[300, 320, 340, 375, 400, 500]);
+        let row = row(&load, &[early, late]);
+        assert_eq!(row.step_ms_p50, Some(20.0));
+        assert_eq!(row.step_ms_mean, Some(110.0 / 5.0));
+        assert_eq!((row.full_steps, row.output_tokens_per_s), (2, 24.0));
+        // One stream has ended before the other has begun.
+        let row = super::row(&load, &[ms(&[100, 110]), ms(&[200, 210])]);
+        assert_eq!((row.step_ms_p50, row.step_ms_mean, row.full_steps), (None, None, 0));
+    }
+
+    #[test]
+    fn cases_are_read_strictly() {
+        let case: Case = "64x1024/256".parse().unwrap();
+        assert_eq!(case, Case { concurrency: 64, prompt_tokens: 1024, output_tokens: 256 });
+        assert_eq!(case.to_string(), "64x1024/256");
+        assert!("4096x1000000/1000000".parse::<Case>().is_ok());
+        for wrong in ["", "64", "64x1024", "x1/1", "0x1/1", "1x0/1", "1x1/0", "4097x1/1", "1x1/a"] {
+            assert!(wrong.parse::<Case>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

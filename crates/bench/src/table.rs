@@ -11,18 +11,23 @@ use crate::Row;
 pub struct Table {
     /// The model.
     pub model: String,
+    /// Where it computed.
+    pub device: String,
     /// Threads that computed.
     pub threads: usize,
-    /// One row a concurrency.
+    /// How keys and values were kept.
+    pub cache: String,
+    /// One row a load.
     pub rows: Vec<Row>,
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, {} threads", self.model, self.threads)?;
+        let Self { model, device, threads, cache, .. } = self;
+        writeln!(f, "{model} on {device}, {threads} threads, cache {cache}")?;
         writeln!(
             f,
-            "{:>7} {:>7} {:>7} {:>11} {:>11} {:>10} {:>10} {:>9} {:>9}",
+            "{:>7} {:>7} {:>7} {:>11} {:>11} {:>10} {:>10} {:>9} {:>9} {:>9}",
             "streams",
             "prompt",
             "output",
@@ -31,14 +36,15 @@ impl fmt::Display for Table {
             "ttft p50",
             "ttft p99",
             "itl p50",
-            "itl p99"
+            "itl p99",
+            "step p50"
         )?;
         for row in &self.rows {
             let rate = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.1}"));
             let ms = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.1} ms"));
             writeln!(
                 f,
-                "{:>7} {:>7} {:>7} {:>11} {:>11} {:>10} {:>10} {:>9} {:>9}",
+                "{:>7} {:>7} {:>7} {:>11} {:>11} {:>10} {:>10} {:>9} {:>9} {:>9}",
                 row.concurrency,
                 row.prompt_tokens,
                 row.output_tokens,
@@ -48,6 +54,7 @@ impl fmt::Display for Table {
                 ms(Some(row.ttft_ms_p99)),
                 ms(row.itl_ms_p50),
                 ms(row.itl_ms_p99),
+                ms(row.step_ms_p50),
             )?;
         }
         Ok(())
@@ -70,9 +77,15 @@ mod tests {
             ttft_ms_p99: 2.0,
             itl_ms_p50: None,
             itl_ms_p99: None,
+            step_ms_p50: None,
+            step_ms_mean: None,
+            full_steps: 0,
+            output_tokens_per_s: 80.0,
             total_s: 0.1,
         };
-        let table = Table { model: "tiny".into(), threads: 2, rows: vec![row.clone(), row] };
+        let (model, device, cache) = ("tiny".into(), "cpu".into(), "tq4".into());
+        let rows = vec![row.clone(), row];
+        let table = Table { model, device, threads: 2, cache, rows };
         let text = table.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
