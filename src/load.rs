@@ -1,6 +1,8 @@
 //! From a configuration to a running engine: resolve, open, plan memory, load weights, start.
 
 use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +19,7 @@ use kvant_models::{Decoder, ModelFiles};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{AttentionConfig, CacheConfig, Config, LoadFormat, LogConfig, LogFormat};
-use crate::facts::{Facts, cache_shape};
+use crate::facts::{self, Facts, cache_shape};
 use crate::{fetch, machine, progress};
 
 /// Seed of made-up weights.
@@ -64,7 +66,21 @@ pub(crate) fn device(config: &Config) -> Result<Device> {
 pub(crate) fn open_device(name: DeviceName) -> Result<Device> {
     let built = name != DeviceName::Cpu && build_name() != "cpu";
     let compiled = if built { fetch::kernels_folder().ok() } else { None };
-    Ok(Device::open(name, compiled.as_deref())?)
+    let open = || Device::open(name, compiled.as_deref());
+    Ok(if built { compiling(compiled.as_deref(), open) } else { open() }?)
+}
+
+/// Does what may compile kernels, which takes a while at the first start with a build or a model.
+fn compiling<T>(folder: Option<&Path>, work: impl FnOnce() -> T) -> T {
+    let count = || folder.and_then(|folder| folder.read_dir().ok()).map_or(0, Iterator::count);
+    let (before, start) = (count(), Instant::now());
+    let result = progress::told(|| "compiling kernels for the GPU".to_owned(), work);
+    let fresh = count().saturating_sub(before);
+    if fresh > 0 {
+        let took = start.elapsed().as_secs_f64();
+        tracing::info!("compiled {fresh} kernel programs in {took:.1} s; the next start has them");
+    }
+    result
 }
 
 /// Lays out the memory; the error says what to change if it does not fit.
@@ -120,6 +136,7 @@ impl Opened {
     /// Reads the weights and starts the engine.
     pub(crate) fn start(&self, config: &Config) -> Result<Handle> {
         let start = Instant::now();
+        tracing::info!("loading {} of weights", facts::mib(self.plan.weight_bytes));
         let decoder = self.decoder()?;
         tracing::info!("weights loaded in {:.1} s", start.elapsed().as_secs_f64());
         let plan = &self.plan;
@@ -143,7 +160,9 @@ impl Opened {
                 staging_tokens: plan.staging_tokens,
                 q_heads: decoder.spec().heads.q,
             };
-            let store = DeviceStore::new(gpu, &self.shape, room, config.cache.seed)?;
+            let compiled = fetch::kernels_folder().ok();
+            let store = || DeviceStore::new(gpu, &self.shape, room, config.cache.seed);
+            let store = compiling(compiled.as_deref(), store)?;
             let replay = if config.model.replay { Replay::On } else { Replay::Off };
             let runner = DeviceRunner::new(decoder, gpu, store).replaying(replay);
             return Ok(Engine::start(runner, options));
@@ -161,14 +180,19 @@ impl Opened {
     /// Reads the weights, with a bar.
     pub(crate) fn decoder(&self) -> Result<Decoder> {
         if self.load_format == LoadFormat::Dummy {
-            return Ok(self.files.load_dummy_at(&self.device.site, DUMMY_SEED)?);
+            let make = || self.files.load_dummy_at(&self.device.site, DUMMY_SEED);
+            return Ok(progress::told(|| "making up weights".to_owned(), make)?);
         }
         let bar = progress::bytes("loading");
-        let mut advance = |done, total| {
+        let percent = AtomicU64::new(0);
+        let mut advance = |done: u64, total: u64| {
             bar.set_length(total);
             bar.set_position(done);
+            percent.store(done.saturating_mul(100) / total.max(1), Ordering::Relaxed);
         };
-        let decoder = self.files.load_at(&self.device.site, &mut advance)?;
+        let what = || format!("loading weights, {} %", percent.load(Ordering::Relaxed));
+        let mut load = || self.files.load_at(&self.device.site, &mut advance);
+        let decoder = if progress::shown() { load() } else { progress::told(what, load) }?;
         bar.finish_and_clear();
         Ok(decoder)
     }

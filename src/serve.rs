@@ -8,7 +8,7 @@ mod telemetry;
 use std::io::Write;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use kvant_engine::{Handle, build_name};
@@ -28,6 +28,7 @@ use listen::Place;
 use signals::Signals;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    let begin = Instant::now();
     let strict = args.strict.then(|| "true".to_owned());
     let more = [
         ("--host", "server.host", &args.host),
@@ -62,7 +63,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     runtime.enable_all().max_blocking_threads(app.options.blocking_threads());
     let runtime = runtime.build();
     let runtime = runtime.context("cannot start the threads of the server")?;
-    let result = runtime.block_on(serve(place, app, guards, config.server.drain_seconds));
+    let drain_seconds = config.server.drain_seconds;
+    let result = runtime.block_on(serve(place, app, (guards, drain_seconds), begin));
     // Whatever still runs has had its time.
     runtime.shutdown_background();
     result
@@ -195,7 +197,12 @@ fn guide_limits(guide: &GuideConfig) -> GuideLimits {
     }
 }
 
-async fn serve(place: Place, app: App, guards: Guards, drain_seconds: u64) -> Result<()> {
+async fn serve(
+    place: Place,
+    app: App,
+    (guards, drain_seconds): (Guards, u64),
+    begin: Instant,
+) -> Result<()> {
     let mut signals = Signals::new()?;
     let (listening, address, _path) = place.serve(app.tls.is_some())?;
     signals::at_hangup(move || guards.reload())?;
@@ -204,6 +211,7 @@ async fn serve(place: Place, app: App, guards: Guards, drain_seconds: u64) -> Re
     let stopped = stop.clone();
     let server = kvant_server::run(listening, app, async move { stopped.notified().await });
     let server = tokio::spawn(server);
+    tracing::info!("ready in {:.1} s", begin.elapsed().as_secs_f64());
     writeln!(std::io::stdout(), "listening on {address}")?;
     signals.next().await;
     tracing::info!("going down: running requests may finish within {drain_seconds} s");

@@ -77,7 +77,9 @@ fn the_real_server_is_measured() {
 fn made_up_weights_are_served_by_token_ids() {
     let folder = crate::cli::configuration_alone("serve-dummy");
     let running = Running::of(&folder, &["--load-format", "dummy", "--sequences", "8"]);
-    running.wait_for_log("prompts must be token ids");
+    for line in ["prompts must be token ids", "MiB of weights", "ready in "] {
+        running.wait_for_log(line);
+    }
     let url = format!("http://{}", running.address);
     let flags = "-n 8 -c 8 --input-tokens 100 --output-tokens 20 --json";
     let report = report(&load(&url, flags));
