@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 
-/// Anthropic's paths are this one and what is below it.
-const ANTHROPIC: &str = "/v1/messages";
+/// Anthropic's paths are this one and what is below it, whatever slashes are in front.
+const ANTHROPIC: &str = "v1/messages";
 
 /// Anthropic's clients read the request's name here.
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
@@ -23,6 +23,8 @@ pub(crate) enum Shape {
 
 impl Shape {
     pub(crate) fn of(path: &str) -> Self {
+        // A base address that ends with a slash doubles it.
+        let path = path.trim_start_matches('/');
         match path.strip_prefix(ANTHROPIC) {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => Self::Anthropic,
             _ => Self::OpenAi,
@@ -37,16 +39,14 @@ impl Shape {
         }
         response.headers_mut().insert(REQUEST_ID, id.clone());
         if let Some(error) = error {
-            let mut body = anthropic(&error);
-            body["request_id"] = id.to_str().unwrap_or_default().into();
-            *response.body_mut() = Body::from(body.to_string());
+            *response.body_mut() = Body::from(anthropic(&error, id).to_string());
             response.headers_mut().remove(header::CONTENT_LENGTH);
         }
     }
 }
 
-/// A refusal as Anthropic spells it, without the request's name.
-pub(crate) fn anthropic(error: &ApiError) -> Value {
+/// A refusal of the request of this name, as Anthropic spells it.
+pub(crate) fn anthropic(error: &ApiError, id: &HeaderValue) -> Value {
     let kind = match error.status {
         StatusCode::UNAUTHORIZED => "authentication_error",
         StatusCode::FORBIDDEN => "permission_error",
@@ -57,7 +57,8 @@ pub(crate) fn anthropic(error: &ApiError) -> Value {
         status if status.is_server_error() => "api_error",
         _ => "invalid_request_error",
     };
-    json!({"type": "error", "error": {"type": kind, "message": error.message()}})
+    let error = json!({"type": kind, "message": error.message()});
+    json!({"type": "error", "error": error, "request_id": id.to_str().unwrap_or_default()})
 }
 
 #[cfg(test)]
@@ -73,7 +74,8 @@ mod tests {
             ("/v1/messages/batches", Shape::Anthropic),
             ("/v1/messages2", Shape::OpenAi),
             ("/v1/chat/completions", Shape::OpenAi),
-            ("//v1/messages", Shape::OpenAi),
+            ("//v1/messages", Shape::Anthropic),
+            ("//v1/models", Shape::OpenAi),
             ("", Shape::OpenAi),
         ] {
             assert_eq!(Shape::of(path), expected, "{path}");
@@ -96,8 +98,9 @@ mod tests {
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let error = ApiError::refused(status, "code", "why".to_owned());
-            let expected = json!({"type": "error", "error": {"type": kind, "message": "why"}});
-            assert_eq!(anthropic(&error), expected);
+            let told = json!({"type": kind, "message": "why"});
+            let expected = json!({"type": "error", "error": told, "request_id": "req-1"});
+            assert_eq!(anthropic(&error, &HeaderValue::from_static("req-1")), expected);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `Told`: an answer of /v1/messages, whole and in events.
 
+use axum::http::HeaderValue;
 use serde_json::{Value, json};
 
 use super::request;
@@ -11,13 +12,15 @@ use crate::sequence::{Cause, End, Piece};
 use crate::sequences::Sequences;
 use crate::sse::{Tell, named_event};
 use crate::wire::Head;
-use crate::{ids, shape};
+use crate::{context, ids, shape};
 
 /// An answer under way.
 #[derive(Debug)]
 pub(super) struct Told {
     head: Head,
     id: String,
+    /// Name of the request, which an error tells.
+    request: HeaderValue,
     blocks: Blocks,
     /// Content so far; the last block may be open.
     content: Vec<Value>,
@@ -38,7 +41,9 @@ impl Converse for Told {
     fn new(head: Head, (): ()) -> Self {
         let id = ids::fresh("msg_");
         let (blocks, content, text) = (Blocks::default(), Vec::new(), String::new());
-        Self { head, id, blocks, content, text, end: None }
+        let none = HeaderValue::from_static("");
+        let request = context::current().map_or(none, |context| context.id.clone());
+        Self { head, id, request, blocks, content, text, end: None }
     }
 
     fn whole(mut self, piece: Piece, sequences: &Sequences) -> Value {
@@ -176,7 +181,7 @@ impl Tell for Told {
 
     fn failed(&mut self, error: &ApiError) -> String {
         let mut text = String::new();
-        named_event(&mut text, "error", &shape::anthropic(error));
+        named_event(&mut text, "error", &shape::anthropic(error, &self.request));
         text
     }
 

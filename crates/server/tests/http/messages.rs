@@ -214,3 +214,19 @@ fn limits_and_the_end_of_the_server_have_it_too() {
     assert!(closing.header("retry-after").is_some());
     drop((running, waiting));
 }
+
+#[test]
+fn an_error_in_a_stream_names_the_request() {
+    let server = Server::start();
+    server.script.step_ms.store(10, SeqCst);
+    let text = body(60, &json!({"stream": true})).to_string();
+    let headers = "x-kvant-timeout: 0.2\r\nx-request-id: mine-7\r\n";
+    let late = send(&server, &format!("POST {PATH}"), headers, text.as_bytes());
+    assert_eq!((late.status, late.header("request-id")), (200, Some("mine-7")));
+    let events = late.events();
+    let error: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!((&error["type"], &error["request_id"]), (&json!("error"), &json!("mine-7")));
+    // A base address with a slash at its end: still what the client can read.
+    let doubled = post(&server, "//v1/messages", &body(1, &json!({})));
+    assert_eq!(refusal(&doubled, 404).0, "not_found_error");
+}
