@@ -177,6 +177,11 @@ KV_FN ushort kv_narrow(float x, uint numbers) {
   return numbers == 1u ? kv_to_half(x) : kv_to_brain(x);
 }
 
+// What f16 (1) or bf16 (2) stands for.
+KV_FN float kv_broad(ushort x, uint numbers) {
+  return numbers == 1u ? kv_from_half(x) : kv_float(uint(x) << 16);
+}
+
 // The type of activations: 0 is f32, 1 is f16, 2 is bf16. All 16-bit numbers travel as ushort.
 #if KV_TYPE == 0
 typedef float kv_t;

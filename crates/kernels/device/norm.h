@@ -19,7 +19,7 @@ KV_FN void kv_row_ahead(KV_DEVICE const float *row, uint base, uint width, KV_TH
 // x: [tokens, width], the residual stream; delta: the same shape. x becomes x + delta (add 1), or x
 // + the norm of delta with the weight `post` (add 2), or stays (add 0, delta and post unread);
 // normed becomes the norm of that, and narrow the same as f16 (numbers 1) or bf16 (2), or is
-// unwritten (0). post and weight: [width]. Grid: [tokens].
+// unwritten (0); with `only` normed is not written where narrow is. post and weight: [width]. Grid: [tokens].
 KV_KERNEL(kv_norm, 512)
 (KV_OUT(float, x, 0), KV_OUT(float, normed, 1), KV_IN(float, delta, 2), KV_IN(float, post, 3),
  KV_IN(float, weight, 4), KV_OUT(ushort, narrow, 5), KV_ARGS(KvNormParams, args, 6) KV_IDS) {
@@ -57,13 +57,14 @@ KV_KERNEL(kv_norm, 512)
   }
   squares = kv_simds_sum<KV_ROW_SIMDS>(squares, slots, kv_simd, kv_lane);
   factor = kv_rms_factor(squares, width, args.eps);
+  const bool only = args.only != 0u && args.numbers != 0u;
   for (uint base = kv_tid; base < width; base += all) {
     if (width > all) kv_row_ahead(x + at, base, width, v), kv_row_ahead(weight, base, width, gains);
     KV_UNROLL
     for (uint e = 0; e < KV_ROW_AHEAD; ++e) {
       const uint i = base + KV_ROW_THREADS * e;
       const float y = v[e] * factor * gains[e];
-      if (i < width) normed[at + i] = y;
+      if (i < width && !only) normed[at + i] = y;
       if (i < width && args.numbers != 0u) narrow[at + i] = kv_narrow(y, args.numbers);
     }
   }

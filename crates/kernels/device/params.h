@@ -73,6 +73,7 @@ struct KvNormParams {
   float eps;
   float post_eps; // of the norm of delta
   uint numbers;   // of the narrow copy: 0 there is none, 1 f16, 2 bf16
+  uint only;    // 1: of the norm the copy alone is written, if there is one
 };
 
 struct KvAnglesParams {
@@ -95,6 +96,8 @@ struct KvGateParams {
   uint width;
   uint activation; // 0 SiLU, 1 GELU by tanh
   uint numbers;    // of the narrow copy: 0 there is none, 1 f16, 2 bf16
+  uint only;       // 1: the copy alone is written, if there is one
+  uint from;       // of x: 0 f32, 1 f16, 2 bf16
 };
 
 struct KvMatvecParams {

@@ -100,14 +100,16 @@ impl Decoder {
             }
             step.lookup(&views.residual, &self.embedding, self.spec.ends.embedding_scale)?;
         }
-        let after = self.blocks.iter().skip(1).map(|block| &block.attention_norm);
-        let first = self.blocks.first().map_or(&self.norm, |block| &block.attention_norm);
-        first.norm(views)?;
-        let layers = self.blocks.iter().zip(after.chain([&self.norm]));
-        for (layer, (block, next_norm)) in layers.enumerate() {
+        // Of the last norm others read the hidden states too.
+        let norms = self.blocks.iter().map(|b| (&b.attention_norm, b.qkv.takes_copies()));
+        let mut norms = norms.chain([(&self.norm, None)]);
+        if let Some((norm, reader)) = norms.next() {
+            norm.norm(views, reader)?;
+        }
+        for (layer, (block, next)) in self.blocks.iter().zip(norms).enumerate() {
             let rotary = &self.rotaries[block.rotary];
             block.attend(views, (self.spec.heads, rotary), (layer, &mut *attend))?;
-            block.feed_forward(views, next_norm)?;
+            block.feed_forward(views, next)?;
         }
         Ok(())
     }
@@ -186,14 +188,19 @@ impl Block {
         attend.attend(layer, [&views.q, &views.k, &views.v], &views.attended)?;
         self.output.apply(&views.delta, &views.attended_rows, gpu)?;
         let post = self.post_norms.as_ref().map(|[attention, _]| attention);
-        self.mlp_norm.add(views, post)
+        let reader = self.mlp.linears().and_then(|[gate_up, _]| gate_up.takes_copies());
+        self.mlp_norm.add(views, post, reader)
     }
 
     /// The MLP, from the normed copy of the stream to the stream, and the copy for what comes next.
-    fn feed_forward(&self, views: &Views, next_norm: &RmsNorm) -> Result<()> {
+    fn feed_forward(
+        &self,
+        views: &Views,
+        (next_norm, reader): (&RmsNorm, Option<Activations>),
+    ) -> Result<()> {
         self.mlp.forward(views)?;
         let post = self.post_norms.as_ref().map(|[_, mlp]| mlp);
-        next_norm.add(views, post)
+        next_norm.add(views, post, reader)
     }
 
     /// Its matrices, unless it has experts.

@@ -142,7 +142,13 @@ impl GpuStep {
     }
 
     /// The norm of the stream, with what is added to it before.
-    pub(crate) fn norm(&self, views: &Views, norm: &RmsNorm, added: Added<'_>) -> Result<()> {
+    /// Taken as its copy alone, if that is of the numbers of `reader`.
+    pub(crate) fn norm(
+        &self,
+        views: &Views,
+        (norm, reader): (&RmsNorm, Option<Activations>),
+        added: Added<'_>,
+    ) -> Result<()> {
         let (tokens, width) = views.residual.dims2()?;
         let (weight, eps) = norm.on_gpu()?;
         let (add, (post, post_eps)) = match added {
@@ -150,6 +156,7 @@ impl GpuStep {
             Added::Delta => (1, (weight, eps)),
             Added::Normed(post) => (2, post.on_gpu()?),
         };
+        let numbers = self.copies(&views.normed);
         self.launch(
             (Kernel::Norm, [tokens, 1, 1]),
             [
@@ -165,7 +172,8 @@ impl GpuStep {
                 add,
                 eps,
                 post_eps,
-                numbers: self.copies(&views.normed),
+                numbers,
+                only: u32::from(reader.is_some_and(|of| of as u32 == numbers)),
             },
         )
     }
@@ -203,13 +211,26 @@ impl GpuStep {
         )
     }
 
-    /// The gated product of gate and up.
-    pub(crate) fn gate(&self, gated: &Tensor, gate_up: &Tensor, activation: u32) -> Result<()> {
+    /// The gated product of gate and up, which are of `from` in the memory of `gate_up`; taken as
+    /// its copy alone, if that is of the numbers of `reader`.
+    pub(crate) fn gate(
+        &self,
+        gated: &Tensor,
+        (gate_up, from): (&Tensor, Activations),
+        (activation, reader): (u32, Option<Activations>),
+    ) -> Result<()> {
         let (tokens, width) = gated.dims2()?;
+        let numbers = self.copies(gated);
         self.launch(
             (Kernel::Gate, [width.div_ceil(256), tokens, 1]),
             [read(gate_up), written(gated), self.narrowed()],
-            &GateParams { width: width as u32, activation, numbers: self.copies(gated) },
+            &GateParams {
+                width: width as u32,
+                activation,
+                numbers,
+                only: u32::from(reader.is_some_and(|of| of as u32 == numbers)),
+                from: from as u32,
+            },
         )
     }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use half::{bf16, f16};
 use kvant_kernels::cpu::{MatmulShape, PackedWeights, Weights, matmul, quant_matmul};
+use kvant_kernels::device::Activations;
 use kvant_kernels::{Stash, of_length};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -90,10 +91,24 @@ impl Linear {
     /// The product where the activations are.
     pub(crate) fn apply(&self, out: &Tensor, x: &Tensor, gpu: Option<&GpuStep>) -> Result<()> {
         match (gpu, &self.on_gpu) {
-            (Some(step), Some(parts)) => parts.forward(step, out, x),
+            (Some(step), Some(parts)) => parts.forward((step, Activations::F32), out, x),
             (None, None) => self.forward(out, x),
             _ => bail!("weights and activations are on different devices"),
         }
+    }
+
+    /// The product on a GPU in the numbers that take least time for so many rows, which it returns:
+    /// they are in the memory of out.
+    pub(crate) fn apply_fast(&self, step: &GpuStep, [x, out]: [&Tensor; 2]) -> Result<Activations> {
+        let Some(parts) = &self.on_gpu else { bail!("weights are not on the GPU") };
+        let results = parts.results(step, x.dim(0)?);
+        parts.forward((step, results), out, x)?;
+        Ok(results)
+    }
+
+    /// The numbers of the copies that kernels leave for it, if it reads nothing else.
+    pub(crate) fn takes_copies(&self) -> Option<Activations> {
+        self.matrix().map(|matrix| matrix.parts().1).filter(|of| *of != Activations::F32)
     }
 
     /// The gated product of the two halves of the columns on a GPU, if one launch does it; else

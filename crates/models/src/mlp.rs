@@ -78,8 +78,8 @@ impl Gated {
     ) -> Result<()> {
         let activation = activation_code(self.activation);
         if !self.gate_up.gated(step, activation, [x, gated])? {
-            self.gate_up.apply(gate_up, x, Some(step))?;
-            step.gate(gated, gate_up, activation)?;
+            let from = self.gate_up.apply_fast(step, [x, gate_up])?;
+            step.gate(gated, (gate_up, from), (activation, self.down.takes_copies()))?;
         }
         self.down.apply(out, gated, Some(step))
     }

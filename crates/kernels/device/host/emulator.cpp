@@ -133,11 +133,12 @@ static void layout() {
   FIELD(KvAttendParams, window), FIELD(KvAttendParams, sink_logits), FIELD(KvAttendParams, scale);
   FIELD(KvAttendParams, soft_cap), FIELD(KvAttendParams, numbers);
   FIELD(KvNormParams, width), FIELD(KvNormParams, add), FIELD(KvNormParams, eps);
-  FIELD(KvNormParams, post_eps), FIELD(KvNormParams, numbers), FIELD(KvAnglesParams, pairs), FIELD(KvAnglesParams, rows);
+  FIELD(KvNormParams, post_eps), FIELD(KvNormParams, numbers), FIELD(KvNormParams, only), FIELD(KvAnglesParams, pairs), FIELD(KvAnglesParams, rows);
   FIELD(KvSplitParams, q_heads), FIELD(KvSplitParams, kv_heads), FIELD(KvSplitParams, dim);
   FIELD(KvSplitParams, rotated), FIELD(KvSplitParams, tokens), FIELD(KvSplitParams, norms);
   FIELD(KvSplitParams, q_eps), FIELD(KvSplitParams, k_eps), FIELD(KvGateParams, width);
-  FIELD(KvGateParams, activation), FIELD(KvGateParams, numbers), FIELD(KvMatvecParams, rows);
+  FIELD(KvGateParams, activation), FIELD(KvGateParams, numbers), FIELD(KvGateParams, only);
+  FIELD(KvGateParams, from), FIELD(KvMatvecParams, rows);
   FIELD(KvMatvecParams, input), FIELD(KvMatvecParams, output), FIELD(KvMatvecParams, stride);
   FIELD(KvMatvecParams, numbers), FIELD(KvMatvecParams, wide), FIELD(KvMatvecParams, gate);
   FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);

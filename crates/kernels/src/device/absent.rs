@@ -59,6 +59,7 @@ impl Queue {
     }
 
     pub(in crate::device) const RECORDS: bool = false;
+    pub(in crate::device) const NARROW_PRODUCTS: bool = false;
 
     pub(in crate::device) fn begin_record(&self) -> Result<(), GpuError> {
         match *self {}

@@ -215,15 +215,15 @@ impl Gpu {
         weights: &Place<'_>,
         shape: GpuMatmul,
     ) -> Result<(), GpuError> {
-        let GpuMatmul { rows, input, output, stride, numbers } = shape;
+        let GpuMatmul { rows, input, output, stride, numbers, results } = shape;
         if rows == 0 || output == 0 {
             return Ok(());
         }
-        let size = if numbers == Activations::F32 { 4 } else { 2 };
+        let bytes = |numbers| if numbers == Activations::F32 { 4 } else { 2 };
         let sizes = [
-            ("results", out, ((rows - 1) * stride + output) * 4),
-            ("activations", x, rows * input * size),
-            ("weights", weights, output * input * size),
+            ("results", out, ((rows - 1) * stride + output) * bytes(results)),
+            ("activations", x, rows * input * bytes(numbers)),
+            ("weights", weights, output * input * bytes(numbers)),
         ];
         for (what, place, bytes) in sizes {
             place.holds(what, bytes)?;
@@ -248,7 +248,7 @@ impl Gpu {
         weights: &Place<'_>,
         few: GpuFew,
     ) -> Result<(), GpuError> {
-        let GpuMatmul { rows, input, output, stride, numbers } = few.shape;
+        let GpuMatmul { rows, input, output, stride, numbers, .. } = few.shape;
         if rows > MATVEC_ROWS || numbers == Activations::F32 {
             return Err(GpuError::Room(format!("{rows} rows of {numbers:?} for a few")));
         }
@@ -263,6 +263,11 @@ impl Gpu {
         let gate = few.gate.map_or(0, |activation| activation + 1);
         let params = MatvecParams { rows, input, output, stride, numbers, wide, gate };
         self.launch((self.ops(), Kernel::Matvec), grid, &args, &params)
+    }
+
+    /// Whether results of [`Self::matmul`] may be of 16 bits.
+    pub fn narrow_products(&self) -> bool {
+        backend::Queue::NARROW_PRODUCTS
     }
 
     /// Whether launches can be recorded.
@@ -320,6 +325,8 @@ pub struct GpuMatmul {
     pub stride: usize,
     /// Of activations and weights.
     pub numbers: Activations,
+    /// Of results: f32, or where [`Gpu::narrow_products`] those of the weights.
+    pub results: Activations,
 }
 
 /// A product of [`Gpu::matmul_few`].

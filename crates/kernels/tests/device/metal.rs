@@ -224,7 +224,8 @@ fn products_agree_with_plain_loops() {
                 let all = Tensor::full(7.0_f32, (rows, stride), device).unwrap();
                 let place = Place::tensor(&all).unwrap().skip(4 * skipped).unwrap();
                 let [px, pw] = [&on_x, &on_weights].map(|b| Place::buffer(b, 0).unwrap());
-                let shape = GpuMatmul { rows, input, output, stride, numbers };
+                let shape =
+                    GpuMatmul { rows, input, output, stride, numbers, results: Activations::F32 };
                 gpu.matmul(&place, &px, &pw, shape).unwrap();
                 let mut found = Vec::new();
                 for row in all.to_vec2::<f32>().unwrap() {

@@ -7,7 +7,7 @@ use kvant_kernels::device::{
 };
 
 use crate::emulator::Emulator;
-use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
+use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats, rounded};
 use crate::random::Random;
 
 #[test]
@@ -65,8 +65,14 @@ fn check_norms(machine: &impl Machine) {
         let bytes = [&x, &delta, &post, &weight].map(|x| bytes_of_floats(x));
         for add in 0..3 {
             let numbers = add;
-            let params =
-                NormParams { width: width as u32, add, eps: 1e-5, post_eps: 1e-3, numbers };
+            let params = NormParams {
+                width: width as u32,
+                add,
+                eps: 1e-5,
+                post_eps: 1e-3,
+                numbers,
+                only: 0,
+            };
             let [x_bytes, delta_bytes, post_bytes, weight_bytes] = &bytes;
             let unread = if add == 0 { &[][..] } else { delta_bytes };
             let buffers = [
@@ -94,6 +100,10 @@ fn check_norms(machine: &impl Machine) {
             let what = format!("norm of {width}, add {add}");
             near(&found[0], &sums, 2e-6, &what);
             near(&found[1], &norms, 4e-6, &what);
+            let only = NormParams { only: 1, ..params };
+            let again = machine.run((Kernel::Norm, [tokens, 1, 1]), &buffers, &only);
+            assert_eq!((&again[0], &again[2]), (&bytes[0], &bytes[2]), "{what}");
+            assert_eq!(again[1] == bytes[1], numbers == 0, "{what}: written where it is not read");
         }
     }
 }
@@ -191,7 +201,8 @@ fn check_gates(machine: &impl Machine) {
             let numbers = 2 * which;
             let narrow = Buffer::Output(if numbers == 0 { 4 } else { bytes.len() / 4 });
             let buffers = [Buffer::Input(&bytes), Buffer::Output(bytes.len() / 2), narrow];
-            let params = GateParams { width: width as u32, activation: which, numbers };
+            let params =
+                GateParams { width: width as u32, activation: which, numbers, only: 0, from: 0 };
             let grid = [width.div_ceil(256), tokens, 1];
             let given = machine.run((Kernel::Gate, grid), &buffers, &params);
             let found = [floats(&given[0])];
@@ -204,7 +215,32 @@ fn check_gates(machine: &impl Machine) {
                     .map(|(g, v)| activation(which, f64::from(*g)) * f64::from(*v))
             });
             near(&found[0], &rows.collect::<Vec<_>>(), 2e-6, &format!("gate of {width}"));
+            let only =
+                machine.run((Kernel::Gate, grid), &buffers, &GateParams { only: 1, ..params });
+            assert_eq!((&only[1], only[0] == given[0]), (&given[1], numbers == 0));
+            check_narrow_gate(machine, &x, params);
         }
+    }
+}
+
+/// Gates of 16 bits give what the same numbers of f32 give.
+fn check_narrow_gate(machine: &impl Machine, x: &[f32], params: GateParams) {
+    let grid = [(params.width as usize).div_ceil(256), x.len() / 2 / params.width as usize, 1];
+    let gated = |bytes: &[u8], from: u32| {
+        let buffers =
+            [Buffer::Input(bytes), Buffer::Output(2 * x.len()), Buffer::Output(x.len().max(4))];
+        machine.run((Kernel::Gate, grid), &buffers, &GateParams { from, ..params })
+    };
+    for from in [1, 2] {
+        let wide = rounded(x, from);
+        let narrow: Vec<u8> = wide
+            .iter()
+            .flat_map(|x| match from {
+                1 => f16::from_f32(*x).to_ne_bytes(),
+                _ => bf16::from_f32(*x).to_ne_bytes(),
+            })
+            .collect();
+        assert_eq!(gated(&narrow, from), gated(&bytes_of_floats(&wide), 0));
     }
 }
 

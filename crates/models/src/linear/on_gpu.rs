@@ -13,6 +13,9 @@ use crate::gpu::{GpuStep, kept, read, written};
 use crate::site::upload;
 use crate::{Site, TensorView};
 
+/// Rows of a step of decoding, whose products are of f32 whatever the weights.
+const PRECISE_ROWS: usize = 64;
+
 /// A matrix of plain floats in the memory of a GPU; a clone is the same one.
 #[derive(Clone, Debug)]
 pub(crate) struct GpuMatrix {
@@ -77,6 +80,21 @@ impl GpuParts {
         Ok(Self { parts, bias, input, output })
     }
 
+    /// What the results of so many rows may be of: for prompts bf16, as their weights, where that
+    /// saves memory's time; f16 would not hold all.
+    pub(super) fn results(&self, step: &GpuStep, rows: usize) -> Activations {
+        match (self.parts.as_slice(), &self.bias) {
+            ([(Stored::Float(matrix), _)], None)
+                if rows > PRECISE_ROWS
+                    && matrix.numbers == Activations::BF16
+                    && step.gpu().narrow_products() =>
+            {
+                Activations::BF16
+            }
+            _ => Activations::F32,
+        }
+    }
+
     /// The only matrix, if it is of floats.
     pub(super) fn matrix(&self) -> Option<GpuMatrix> {
         match self.parts.as_slice() {
@@ -97,8 +115,14 @@ impl GpuParts {
         self.parts.iter().map(bytes).sum()
     }
 
-    /// x: `[rows, input]`, out: `[rows, output]`.
-    pub(super) fn forward(&self, step: &GpuStep, out: &Tensor, x: &Tensor) -> Result<()> {
+    /// x: `[rows, input]`, out: `[rows, output]`, of f32 or, in its memory, of the numbers of
+    /// [`Self::results`].
+    pub(super) fn forward(
+        &self,
+        (step, results): (&GpuStep, Activations),
+        out: &Tensor,
+        x: &Tensor,
+    ) -> Result<()> {
         let (rows, input) = x.dims2()?;
         if input != self.input || out.dims() != [rows, self.output] {
             candle_core::bail!("{:?} for a matrix of {} inputs", x.shape(), self.input)
@@ -110,7 +134,7 @@ impl GpuParts {
                 Stored::Float(matrix) => {
                     let numbers = matrix.numbers;
                     let (output, stride) = (*output, self.output);
-                    let shape = GpuMatmul { rows, input, output, stride, numbers };
+                    let shape = GpuMatmul { rows, input, output, stride, numbers, results };
                     let known = narrow.as_ref().filter(|(known, _)| *known == numbers);
                     let known = known.map(|(_, place)| place.clone());
                     let out = Place::tensor(out).and_then(|out| out.skip(4 * first));
@@ -160,8 +184,8 @@ impl GpuParts {
         if out.dims() != [x.dim(0)?, output] || x.dim(1)? != self.input {
             candle_core::bail!("{:?} for gates of {} inputs", x.shape(), self.input)
         }
-        let shape =
-            GpuMatmul { rows: x.dim(0)?, input: self.input, output, stride: output, numbers };
+        let (rows, results) = (x.dim(0)?, Activations::F32);
+        let shape = GpuMatmul { rows, input: self.input, output, stride: output, numbers, results };
         let weights = Place::buffer(&matrix.memory, 0).map_err(Error::wrap)?;
         let x_place = Place::tensor(x).map_err(Error::wrap)?;
         if !step.gpu().takes_few([&x_place, &weights], shape) {

@@ -98,6 +98,7 @@ impl Queue {
     }
 
     pub(in crate::device) const RECORDS: bool = true;
+    pub(in crate::device) const NARROW_PRODUCTS: bool = true;
 
     /// From here on launches are not run but recorded.
     pub(in crate::device) fn begin_record(&self) -> Result<(), GpuError> {
@@ -198,7 +199,8 @@ impl Queue {
     pub(in crate::device) fn takes_matvec(&self, ends: [&Place<'_>; 2], shape: GpuMatmul) -> bool {
         let aligned = ends.iter().all(|place| place.memory.0.is_multiple_of(16));
         let narrow = shape.numbers != Activations::F32 && shape.input.is_multiple_of(8);
-        shape.rows <= MATVEC_ROWS && narrow && aligned
+        let wide = shape.results == Activations::F32;
+        shape.rows <= MATVEC_ROWS && narrow && aligned && wide
     }
 
     pub(in crate::device) fn matmul(
@@ -209,13 +211,13 @@ impl Queue {
         shape: GpuMatmul,
     ) -> Result<(), GpuError> {
         self.stream.context().bind_to_thread()?;
-        let GpuMatmul { rows, input, output, stride, numbers } = shape;
+        let GpuMatmul { rows, input, output, stride, numbers, results } = shape;
         let [rows, input, output, stride] = [rows, input, output, stride].map(|n| n as i32);
-        let kind = match numbers {
+        let [kind, results] = [numbers, results].map(|numbers| match numbers {
             Activations::F32 => blas::cudaDataType::CUDA_R_32F,
             Activations::F16 => blas::cudaDataType::CUDA_R_16F,
             Activations::BF16 => blas::cudaDataType::CUDA_R_16BF,
-        };
+        });
         let [out, x, weights] = [out, x, weights].map(|place| place.memory.0 as *mut c_void);
         let (one, zero) = (1.0_f32, 0.0_f32);
         // SAFETY: `Gpu` checked that the places hold the matrices. To cuBLAS they are columns:
@@ -237,7 +239,7 @@ impl Queue {
                 input,
                 (&raw const zero).cast(),
                 out,
-                blas::cudaDataType::CUDA_R_32F,
+                results,
                 stride,
                 blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,

@@ -29,6 +29,7 @@ impl Mark {
 
 impl Queue {
     pub(in crate::device) const RECORDS: bool = false;
+    pub(in crate::device) const NARROW_PRODUCTS: bool = false;
 
     pub(in crate::device) fn multiprocessors(&self) -> usize {
         MULTIPROCESSORS

@@ -15,6 +15,8 @@ params! {
         post_eps: f32,
         /// Of a narrow copy: 0 there is none, else `Activations` as a number.
         numbers: u32,
+        /// 1: of the norm the copy alone is written, if there is one.
+        only: u32,
     }
 }
 
@@ -59,6 +61,10 @@ params! {
         activation: u32,
         /// Of a narrow copy: 0 there is none, else `Activations` as a number.
         numbers: u32,
+        /// 1: the copy alone is written, if there is one.
+        only: u32,
+        /// Of gates and what they gate: `Activations` as a number.
+        from: u32,
     }
 }
 
