@@ -16,7 +16,23 @@ KV_FN void kv_row_ahead(KV_DEVICE const float *row, uint base, uint width, KV_TH
   }
 }
 
-// x: [tokens, width], the residual stream; delta: the same shape. x becomes x + delta (add 1), or x
+// The same of a row of f32 (0), f16 (1) or bf16 (2).
+KV_FN void kv_row_ahead_of(KV_DEVICE const float *rows, kv_size at, uint base, uint width,
+                           uint numbers, KV_THREAD float *v) {
+  if (numbers == 0u) {
+    kv_row_ahead(rows + at, base, width, v);
+    return;
+  }
+  KV_DEVICE const ushort *row = (KV_DEVICE const ushort *)rows + at;
+  KV_UNROLL
+  for (uint e = 0; e < KV_ROW_AHEAD; ++e) {
+    const uint i = base + KV_ROW_THREADS * e;
+    v[e] = i < width ? kv_broad(row[i], numbers) : 0.0f;
+  }
+}
+
+// x: [tokens, width], the residual stream; delta: the same shape, of f32 or of 16 bits
+// (from). x becomes x + delta (add 1), or x
 // + the norm of delta with the weight `post` (add 2), or stays (add 0, delta and post unread);
 // normed becomes the norm of that, and narrow the same as f16 (numbers 1) or bf16 (2), or is
 // unwritten (0); with `only` normed is not written where narrow is. post and weight: [width]. Grid: [tokens].
@@ -33,7 +49,7 @@ KV_KERNEL(kv_norm, 512)
   kv_await(), kv_release();
   if (add == 2u) {
     for (uint base = kv_tid; base < width; base += all) {
-      kv_row_ahead(delta + at, base, width, more);
+      kv_row_ahead_of(delta, at, base, width, args.from, more);
       KV_UNROLL
       for (uint e = 0; e < KV_ROW_AHEAD; ++e) squares += more[e] * more[e];
     }
@@ -43,7 +59,7 @@ KV_KERNEL(kv_norm, 512)
   for (uint base = kv_tid; base < width; base += all) {
     kv_row_ahead(x + at, base, width, v);
     if (add != 0u) {
-      kv_row_ahead(delta + at, base, width, more);
+      kv_row_ahead_of(delta, at, base, width, args.from, more);
       KV_UNROLL
       for (uint e = 0; e < KV_ROW_AHEAD; ++e) {
         const uint i = base + KV_ROW_THREADS * e;

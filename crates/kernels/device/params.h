@@ -74,6 +74,7 @@ struct KvNormParams {
   float post_eps; // of the norm of delta
   uint numbers;   // of the narrow copy: 0 there is none, 1 f16, 2 bf16
   uint only;    // 1: of the norm the copy alone is written, if there is one
+  uint from;    // of delta: 0 f32, 1 f16, 2 bf16
 };
 
 struct KvAnglesParams {

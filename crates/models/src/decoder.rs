@@ -6,6 +6,7 @@ use kvant_kernels::device::Activations;
 
 use crate::embedding::Lookup;
 use crate::floats::{floats, floats_mut};
+use crate::gpu::Around;
 use crate::mlp::Mlp;
 use crate::split::Split;
 use crate::workspace::Views;
@@ -104,7 +105,7 @@ impl Decoder {
         let norms = self.blocks.iter().map(|b| (&b.attention_norm, b.qkv.takes_copies()));
         let mut norms = norms.chain([(&self.norm, None)]);
         if let Some((norm, reader)) = norms.next() {
-            norm.norm(views, reader)?;
+            norm.norm(views, Around { delta: Activations::F32, reader })?;
         }
         for (layer, (block, next)) in self.blocks.iter().zip(norms).enumerate() {
             let rotary = &self.rotaries[block.rotary];
@@ -186,10 +187,10 @@ impl Block {
             Some(step) => step.split(views, &split, angles)?,
         }
         attend.attend(layer, [&views.q, &views.k, &views.v], &views.attended)?;
-        self.output.apply(&views.delta, &views.attended_rows, gpu)?;
+        let delta = self.output.apply_fast(gpu, [&views.attended_rows, &views.delta])?;
         let post = self.post_norms.as_ref().map(|[attention, _]| attention);
         let reader = self.mlp.linears().and_then(|[gate_up, _]| gate_up.takes_copies());
-        self.mlp_norm.add(views, post, reader)
+        self.mlp_norm.add(views, post, Around { delta, reader })
     }
 
     /// The MLP, from the normed copy of the stream to the stream, and the copy for what comes next.
@@ -198,9 +199,9 @@ impl Block {
         views: &Views,
         (next_norm, reader): (&RmsNorm, Option<Activations>),
     ) -> Result<()> {
-        self.mlp.forward(views)?;
+        let delta = self.mlp.forward(views)?;
         let post = self.post_norms.as_ref().map(|[_, mlp]| mlp);
-        next_norm.add(views, post, reader)
+        next_norm.add(views, post, Around { delta, reader })
     }
 
     /// Its matrices, unless it has experts.

@@ -53,6 +53,15 @@ pub(crate) enum Added<'a> {
     Normed(&'a RmsNorm),
 }
 
+/// Numbers on both sides of a norm on a GPU.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Around {
+    /// Of delta.
+    pub(crate) delta: Activations,
+    /// Of the copy that is the only thing read of it; `None` if its f32 are read.
+    pub(crate) reader: Option<Activations>,
+}
+
 /// A copy in 16 bits that the kernel that made the numbers made beside them.
 #[derive(Debug, Default)]
 struct Copied {
@@ -142,11 +151,10 @@ impl GpuStep {
     }
 
     /// The norm of the stream, with what is added to it before.
-    /// Taken as its copy alone, if that is of the numbers of `reader`.
     pub(crate) fn norm(
         &self,
         views: &Views,
-        (norm, reader): (&RmsNorm, Option<Activations>),
+        (norm, around): (&RmsNorm, Around),
         added: Added<'_>,
     ) -> Result<()> {
         let (tokens, width) = views.residual.dims2()?;
@@ -173,7 +181,8 @@ impl GpuStep {
                 eps,
                 post_eps,
                 numbers,
-                only: u32::from(reader.is_some_and(|of| of as u32 == numbers)),
+                only: u32::from(around.reader.is_some_and(|of| of as u32 == numbers)),
+                from: around.delta as u32,
             },
         )
     }

@@ -97,10 +97,17 @@ impl Linear {
         }
     }
 
-    /// The product on a GPU in the numbers that take least time for so many rows, which it returns:
-    /// they are in the memory of out.
-    pub(crate) fn apply_fast(&self, step: &GpuStep, [x, out]: [&Tensor; 2]) -> Result<Activations> {
-        let Some(parts) = &self.on_gpu else { bail!("weights are not on the GPU") };
+    /// The same in the numbers that take least time for so many rows, which it returns: they are in
+    /// the memory of out.
+    pub(crate) fn apply_fast(
+        &self,
+        gpu: Option<&GpuStep>,
+        [x, out]: [&Tensor; 2],
+    ) -> Result<Activations> {
+        let (Some(step), Some(parts)) = (gpu, &self.on_gpu) else {
+            self.apply(out, x, gpu)?;
+            return Ok(Activations::F32);
+        };
         let results = parts.results(step, x.dim(0)?);
         parts.forward((step, results), out, x)?;
         Ok(results)

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor, bail};
 use kvant_kernels::cpu::{gelu_gate, silu_gate};
+use kvant_kernels::device::Activations;
 use rayon::prelude::*;
 
 use crate::experts::Experts;
@@ -19,11 +20,11 @@ pub(crate) enum Mlp {
 }
 
 impl Mlp {
-    /// From the normed copy of the stream to `delta`.
-    pub(crate) fn forward(&self, views: &Views) -> Result<()> {
+    /// From the normed copy of the stream to `delta`; returns the numbers that it is of.
+    pub(crate) fn forward(&self, views: &Views) -> Result<Activations> {
         match self {
             Self::Dense(gated) => gated.forward(views),
-            Self::Experts(experts) => experts.forward(views),
+            Self::Experts(experts) => experts.forward(views).map(|()| Activations::F32),
         }
     }
 
@@ -59,14 +60,16 @@ impl Gated {
         Self { gate_up, down, activation }
     }
 
-    fn forward(&self, views: &Views) -> Result<()> {
+    fn forward(&self, views: &Views) -> Result<Activations> {
         let Views { gate_up, gated, normed, delta, .. } = views;
         if let Some(step) = &views.gpu {
-            return self.launch(step, [normed, delta], [gate_up, gated]);
+            self.gate(step, normed, [gate_up, gated])?;
+            return self.down.apply_fast(Some(step), [gated, delta]);
         }
         self.gate_up.forward(gate_up, normed)?;
         gated.inplace_op2(gate_up, &Gate(self.activation))?;
-        self.down.forward(delta, gated)
+        self.down.forward(delta, gated)?;
+        Ok(Activations::F32)
     }
 
     /// The same on a GPU, of rows x to rows of out.
@@ -76,12 +79,18 @@ impl Gated {
         [x, out]: [&Tensor; 2],
         [gate_up, gated]: [&Tensor; 2],
     ) -> Result<()> {
+        self.gate(step, x, [gate_up, gated])?;
+        self.down.apply(out, gated, Some(step))
+    }
+
+    /// The gated product.
+    fn gate(&self, step: &GpuStep, x: &Tensor, [gate_up, gated]: [&Tensor; 2]) -> Result<()> {
         let activation = activation_code(self.activation);
         if !self.gate_up.gated(step, activation, [x, gated])? {
-            let from = self.gate_up.apply_fast(step, [x, gate_up])?;
+            let from = self.gate_up.apply_fast(Some(step), [x, gate_up])?;
             step.gate(gated, (gate_up, from), (activation, self.down.takes_copies()))?;
         }
-        self.down.apply(out, gated, Some(step))
+        Ok(())
     }
 
     /// The same on slices, with buffers of its own. x: `[tokens, hidden]`; returns the same shape.

@@ -1,12 +1,12 @@
 //! `RmsNorm`: rows divided by their root mean square, in one pass with what is added before.
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
-use kvant_kernels::device::{Activations, GpuBuffer};
+use kvant_kernels::device::GpuBuffer;
 use rayon::prelude::*;
 
 use crate::Site;
 use crate::floats::{floats, floats_mut};
-use crate::gpu::Added;
+use crate::gpu::{Added, Around};
 use crate::workspace::Views;
 
 /// Numbers that one thread takes: waking another for fewer costs more than it gives.
@@ -46,25 +46,20 @@ impl RmsNorm {
         }
     }
 
-    /// The normed copy of the stream; reader: the numbers that its only reader takes on a GPU.
-    pub(crate) fn norm(&self, views: &Views, reader: Option<Activations>) -> Result<()> {
+    /// The normed copy of the stream.
+    pub(crate) fn norm(&self, views: &Views, around: Around) -> Result<()> {
         match &views.gpu {
             None => self.norm_stream(&views.stream),
-            Some(step) => step.norm(views, (self, reader), Added::Nothing),
+            Some(step) => step.norm(views, (self, around), Added::Nothing),
         }
     }
 
-    /// Adds delta, or its `post` norm, to the stream; then the normed copy of that, for `reader`.
-    pub(crate) fn add(
-        &self,
-        views: &Views,
-        post: Option<&RmsNorm>,
-        reader: Option<Activations>,
-    ) -> Result<()> {
+    /// Adds delta, or its `post` norm, to the stream; then the normed copy of that.
+    pub(crate) fn add(&self, views: &Views, post: Option<&RmsNorm>, around: Around) -> Result<()> {
         match &views.gpu {
             None => self.add_and_norm(&views.stream, &views.delta, post),
             Some(step) => {
-                step.norm(views, (self, reader), post.map_or(Added::Delta, Added::Normed))
+                step.norm(views, (self, around), post.map_or(Added::Delta, Added::Normed))
             }
         }
     }

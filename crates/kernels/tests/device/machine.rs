@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use kvant_kernels::device::{Kernel, Params};
 
 /// A buffer of a launch: contents, the size of an output in bytes, or both.
+#[derive(Clone, Copy)]
 pub(crate) enum Buffer<'a> {
     Input(&'a [u8]),
     Output(usize),

@@ -72,6 +72,7 @@ fn check_norms(machine: &impl Machine) {
                 post_eps: 1e-3,
                 numbers,
                 only: 0,
+                from: 0,
             };
             let [x_bytes, delta_bytes, post_bytes, weight_bytes] = &bytes;
             let unread = if add == 0 { &[][..] } else { delta_bytes };
@@ -104,8 +105,28 @@ fn check_norms(machine: &impl Machine) {
             let again = machine.run((Kernel::Norm, [tokens, 1, 1]), &buffers, &only);
             assert_eq!((&again[0], &again[2]), (&bytes[0], &bytes[2]), "{what}");
             assert_eq!(again[1] == bytes[1], numbers == 0, "{what}: written where it is not read");
+            for from in 1..3 {
+                let (wide, narrow) = narrowed(&delta, from);
+                let with = |delta: &[u8], from: u32| {
+                    let mut buffers = buffers;
+                    buffers[2] = Buffer::Input(if add == 0 { &[] } else { delta });
+                    let params = NormParams { from, ..params };
+                    machine.run((Kernel::Norm, [tokens, 1, 1]), &buffers, &params)
+                };
+                assert_eq!(with(&narrow, from), with(&wide, 0), "{what}");
+            }
         }
     }
+}
+
+/// Numbers as f16 (1) or bf16 (2), as bytes of f32 and of their own.
+fn narrowed(x: &[f32], numbers: u32) -> (Vec<u8>, Vec<u8>) {
+    let wide = rounded(x, numbers);
+    let narrow = wide.iter().flat_map(|x| match numbers {
+        1 => f16::from_f32(*x).to_ne_bytes(),
+        _ => bf16::from_f32(*x).to_ne_bytes(),
+    });
+    (bytes_of_floats(&wide), narrow.collect())
 }
 
 /// What lies beside results as f16 (1) or bf16 (2), or is not written (0).
@@ -232,15 +253,8 @@ fn check_narrow_gate(machine: &impl Machine, x: &[f32], params: GateParams) {
         machine.run((Kernel::Gate, grid), &buffers, &GateParams { from, ..params })
     };
     for from in [1, 2] {
-        let wide = rounded(x, from);
-        let narrow: Vec<u8> = wide
-            .iter()
-            .flat_map(|x| match from {
-                1 => f16::from_f32(*x).to_ne_bytes(),
-                _ => bf16::from_f32(*x).to_ne_bytes(),
-            })
-            .collect();
-        assert_eq!(gated(&narrow, from), gated(&bytes_of_floats(&wide), 0));
+        let (wide, narrow) = narrowed(x, from);
+        assert_eq!(gated(&narrow, from), gated(&wide, 0));
     }
 }
 

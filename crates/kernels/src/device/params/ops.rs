@@ -17,6 +17,8 @@ params! {
         numbers: u32,
         /// 1: of the norm the copy alone is written, if there is one.
         only: u32,
+        /// Of what is added: `Activations` as a number.
+        from: u32,
     }
 }
 
