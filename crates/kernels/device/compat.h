@@ -84,7 +84,10 @@ typedef unsigned long long kv_size;
 #define KV_TABLE(T, name) static __device__ constexpr T name[]
 #define KV_SHARED(T, name, n) __shared__ T name[n]
 
-#define KV_KERNEL(name, threads) extern "C" __global__ void __launch_bounds__(threads) name
+#define KV_KERNEL(name, threads) extern "C" __global__ void KV_GROUP_OF_##threads name
+#define KV_GROUP_OF_128 __launch_bounds__(128)
+// Leaves registers for another one beside it.
+#define KV_GROUP_OF_512 __launch_bounds__(512, 2)
 #define KV_IN(T, name, i) const T *__restrict__ name
 #define KV_OUT(T, name, i) T *__restrict__ name
 #define KV_ARGS(T, name, i) const T name

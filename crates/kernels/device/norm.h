@@ -5,7 +5,7 @@ KV_FN float kv_rms_factor(float squares, uint width, float eps) {
 }
 
 // Numbers of a row that a thread reads at once, and keeps if that is all of its row.
-#define KV_ROW_AHEAD 16u
+#define KV_ROW_AHEAD 8u
 
 // Numbers of a row from `base` on, a group's threads apart; behind the end zeros.
 KV_FN void kv_row_ahead(KV_DEVICE const float *row, uint base, uint width, KV_THREAD float *v) {

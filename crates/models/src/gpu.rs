@@ -231,7 +231,7 @@ impl GpuStep {
         let (tokens, width) = gated.dims2()?;
         let numbers = self.copies(gated);
         self.launch(
-            (Kernel::Gate, [width.div_ceil(256), tokens, 1]),
+            (Kernel::Gate, [width.div_ceil(1024), tokens, 1]),
             [read(gate_up), written(gated), self.narrowed()],
             &GateParams {
                 width: width as u32,

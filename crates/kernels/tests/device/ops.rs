@@ -214,7 +214,7 @@ fn check_splits(machine: &impl Machine) {
 }
 
 fn check_gates(machine: &impl Machine) {
-    for (width, tokens) in [(1, 1), (129, 3), (520, 2)] {
+    for (width, tokens) in [(1, 1), (129, 3), (520, 2), (1032, 2)] {
         let mut x = numbers(2 * tokens * width, 9);
         (x[0], x[width]) = (-60.0, 3.0);
         for which in 0..2 {
@@ -224,7 +224,7 @@ fn check_gates(machine: &impl Machine) {
             let buffers = [Buffer::Input(&bytes), Buffer::Output(bytes.len() / 2), narrow];
             let params =
                 GateParams { width: width as u32, activation: which, numbers, only: 0, from: 0 };
-            let grid = [width.div_ceil(256), tokens, 1];
+            let grid = [width.div_ceil(1024), tokens, 1];
             let given = machine.run((Kernel::Gate, grid), &buffers, &params);
             let found = [floats(&given[0])];
             narrow_copy(&given[1], &found[0], numbers);
@@ -246,7 +246,7 @@ fn check_gates(machine: &impl Machine) {
 
 /// Gates of 16 bits give what the same numbers of f32 give.
 fn check_narrow_gate(machine: &impl Machine, x: &[f32], params: GateParams) {
-    let grid = [(params.width as usize).div_ceil(256), x.len() / 2 / params.width as usize, 1];
+    let grid = [(params.width as usize).div_ceil(1024), x.len() / 2 / params.width as usize, 1];
     let gated = |bytes: &[u8], from: u32| {
         let buffers =
             [Buffer::Input(bytes), Buffer::Output(2 * x.len()), Buffer::Output(x.len().max(4))];
