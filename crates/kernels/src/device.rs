@@ -17,7 +17,9 @@ mod spec;
 
 use kvant_turboquant::Widths;
 
-pub use dense::{dense_block, dense_parts, dense_shared_bytes, few_shared_bytes};
+pub use dense::{
+    dense_block, dense_parts, dense_shared_bytes, few_shared_bytes, has_wgmma, wgmma_shared_bytes,
+};
 pub use gpu::{
     Arg, Gpu, GpuBuffer, GpuError, GpuFew, GpuMark, GpuMatmul, GpuProgram, GpuRecording,
     GpuResults, Place,
@@ -35,6 +37,8 @@ pub use spec::{Activations, MAX_QUERIES, Spec, Unsupported};
 const GROUP_THREADS: usize = 128;
 /// Threads of a group that has a long row to itself.
 const ROW_THREADS: usize = 512;
+/// Threads of a group of the `attend_dense` of [`with_wgmma_override`].
+pub const WGMMA_THREADS: usize = 384;
 /// Vectors that a group of `rotate` and `restore` takes.
 pub const GROUP_VECTORS: usize = 8;
 /// Rows that `matvec` takes at most.
@@ -198,6 +202,10 @@ const OVERRIDE: [&str; 4] = [
 const DENSE_OVERRIDE: [&str; 2] =
     [include_str!("../device/cuda/flash.cuh"), include_str!("../device/cuda/attend_dense.cuh")];
 
+/// What takes the place of the entry for chunks of prompts there on compute capability 9.0.
+const WGMMA_OVERRIDE: [&str; 2] =
+    [include_str!("../device/cuda/wgmma.cuh"), include_str!("../device/cuda/attend_wgmma.cuh")];
+
 /// The text of all kernels for one specification, for Metal or CUDA.
 pub fn program(spec: &Spec) -> String {
     let mut text = spec.definitions();
@@ -239,6 +247,12 @@ pub fn override_program(spec: &Spec) -> Option<String> {
 /// A text of [`program`] or [`override_program`] with `attend_dense` for NVIDIA GPUs from sm_80 on.
 pub fn with_dense_override(text: &str) -> String {
     format!("#define KV_FLASH_OVERRIDE\n{text}{}", DENSE_OVERRIDE.concat())
+}
+
+/// The same with chunks of prompts by products of warpgroups, for compute capability 9.0 and heads
+/// that have them, [`has_wgmma`]. Groups of `attend_dense` have [`WGMMA_THREADS`] then.
+pub fn with_wgmma_override(text: &str) -> String {
+    format!("#define KV_WGMMA\n{}{}", with_dense_override(text), WGMMA_OVERRIDE.concat())
 }
 
 /// Dynamic shared memory of a group of that `attend`: a stage a warp, later its sums.

@@ -342,6 +342,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
   }
 }
 
+#ifndef KV_WGMMA
 extern "C" __global__ void __launch_bounds__(128, 2)
     kv_attend_dense(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
                     KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),
@@ -365,6 +366,7 @@ extern "C" __global__ void __launch_bounds__(128, 2)
                    memory);
   }
 }
+#endif
 
 // Blocks of at most 16 query vectors: with all stages two groups on a multiprocessor, with few four.
 extern "C" __global__ void __launch_bounds__(128, 4)

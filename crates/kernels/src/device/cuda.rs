@@ -16,8 +16,9 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut
 use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
-    Kernel, Params, Spec, dense_shared_bytes, few_shared_bytes, ops_program, override_program,
-    override_shared_bytes, program, with_dense_override,
+    Kernel, Params, Spec, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes, has_wgmma,
+    ops_program, override_program, override_shared_bytes, program, wgmma_shared_bytes,
+    with_dense_override, with_wgmma_override,
 };
 
 mod module;
@@ -71,6 +72,8 @@ pub struct CudaProgram {
     attend_bytes: u32,
     /// The same of `attend_dense`.
     dense_bytes: u32,
+    /// Threads of a group of it.
+    dense_threads: usize,
     /// The same of `attend_few`, for many groups and for few.
     few_bytes: [u32; 2],
     multiprocessors: usize,
@@ -89,15 +92,20 @@ impl CudaProgram {
         portable: bool,
         compiled: Option<&Path>,
     ) -> Result<Self, CudaError> {
-        let (major, _) = stream.context().compute_capability()?;
+        let (major, minor) = stream.context().compute_capability()?;
         let own = if portable || major < 9 { None } else { override_program(spec) };
         let attend_bytes = if own.is_some() { override_shared_bytes(spec) } else { 0 };
-        let own_dense = !portable && major >= 8;
-        let dense_bytes = if own_dense { dense_shared_bytes(spec.layout().dim()) } else { 0 };
+        let (own_dense, dim) = (!portable && major >= 8, spec.layout().dim());
+        let wgmma = own_dense && (major, minor) == (9, 0) && has_wgmma(dim);
         let text = own.unwrap_or_else(|| program(spec));
-        let text = if own_dense { with_dense_override(&text) } else { text };
+        let (text, dense_bytes) = match (wgmma, own_dense) {
+            (true, _) => (with_wgmma_override(&text), wgmma_shared_bytes(dim)),
+            (_, true) => (with_dense_override(&text), dense_shared_bytes(dim)),
+            _ => (text, 0),
+        };
         let program = Self::loaded(stream, &text, &Kernel::ALL, compiled)?;
-        let few_bytes = if own_dense { few_shared_bytes(spec.layout().dim()) } else { [0; 2] };
+        let few_bytes = if own_dense { few_shared_bytes(dim) } else { [0; 2] };
+        let dense_threads = if wgmma { WGMMA_THREADS } else { program.dense_threads };
         let dynamic = [
             (Kernel::Attend, attend_bytes),
             (Kernel::AttendDense, dense_bytes),
@@ -108,7 +116,7 @@ impl CudaProgram {
                 program.entries[&kernel].allow_shared(bytes)?;
             }
         }
-        Ok(Self { attend_bytes, dense_bytes, few_bytes, ..program })
+        Ok(Self { attend_bytes, dense_bytes, dense_threads, few_bytes, ..program })
     }
 
     /// The kernels of a model.
@@ -125,7 +133,7 @@ impl CudaProgram {
     ) -> Result<Self, CudaError> {
         let context = stream.context();
         let (major, minor) = context.compute_capability()?;
-        let image = compiled_image(text, &format!("sm_{major}{minor}"), compiled)?;
+        let image = compiled_image(text, &architecture(major, minor), compiled)?;
         let module = Module::new(context, &image)?;
         let entry = |kernel: &Kernel| Ok((*kernel, module.entry(*kernel)?));
         let entries = kernels.iter().map(entry).collect::<Result<_, CudaError>>()?;
@@ -135,6 +143,7 @@ impl CudaProgram {
             entries,
             attend_bytes: 0,
             dense_bytes: 0,
+            dense_threads: Kernel::AttendDense.threads(),
             few_bytes: [0; 2],
             multiprocessors: context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             early: major >= 9,
@@ -196,9 +205,13 @@ impl CudaProgram {
         // The GPU's own attend reads pages before it waits for the launch in front of it.
         let packed = self.packed.swap(kernel == Kernel::Encode, Ordering::Relaxed);
         let early = self.early && !(packed && kernel == Kernel::Attend);
+        let threads = match kernel {
+            Kernel::AttendDense => self.dense_threads,
+            _ => kernel.threads(),
+        };
         // SAFETY: the caller's promise.
         Ok(unsafe {
-            let launch = Launch { grid, threads: kernel.threads(), shared, early };
+            let launch = Launch { grid, threads, shared, early };
             self.entries[&kernel].launch(&self.stream, launch, addresses, words)
         }?)
     }
@@ -213,6 +226,12 @@ pub fn first_gpu() -> Option<Arc<CudaStream>> {
     // SAFETY: all work goes to one stream.
     unsafe { context.disable_event_tracking() };
     Some(stream)
+}
+
+/// What the compiler calls a GPU; that of 9.0 has products of warpgroups by a name of its own.
+fn architecture(major: i32, minor: i32) -> String {
+    let own = if (major, minor) == (9, 0) { "a" } else { "" };
+    format!("sm_{major}{minor}{own}")
 }
 
 /// Machine code of a text, from the folder or the compiler.

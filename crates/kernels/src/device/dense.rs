@@ -61,8 +61,19 @@ pub fn dense_shared_bytes(dim: usize) -> u32 {
     few_shared_bytes(dim)[1].max(chunk as u32)
 }
 
-/// The same of its `attend_few`, with few stages and with all: 16 query vectors twice and the stages
-/// of four warps, and at the end in their place the sums of the warps.
+/// Whether heads of `dim` numbers have an `attend_dense` by products of warpgroups.
+pub fn has_wgmma(dim: usize) -> bool {
+    [64, 128].contains(&dim)
+}
+
+/// Dynamic shared memory of a group of that: query vectors and two stages of two pages of keys and
+/// of values, their barriers, and what it takes to begin at a multiple of 1024.
+pub fn wgmma_shared_bytes(dim: usize) -> u32 {
+    (5 * 2 * DENSE_MANY * dim + 64 + 1024) as u32
+}
+
+/// The same of `attend_few`, with few stages and with all: 16 query vectors twice and the stages of
+/// four warps, and at the end in their place the sums of the warps.
 pub fn few_shared_bytes(dim: usize) -> [u32; 2] {
     let (few, all) = match dim {
         ..=64 => (2, 4),
@@ -83,6 +94,15 @@ mod tests {
         for dim in [64, 80, 96, 112, 128, 160, 192, 224, 256] {
             let bytes = dense_shared_bytes(dim);
             assert!(bytes <= 99 << 10, "{bytes} bytes for heads of {dim}");
+        }
+    }
+
+    #[test]
+    fn groups_with_products_of_warpgroups_fit_and_take_steps() {
+        for dim in [64, 128] {
+            let bytes = wgmma_shared_bytes(dim);
+            assert!(has_wgmma(dim) && bytes <= 227 << 10, "{bytes} bytes for heads of {dim}");
+            assert!(bytes >= few_shared_bytes(dim)[1], "{bytes} bytes for heads of {dim}");
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, LazyLock, Mutex};
 use cudarc::driver::{CudaSlice, CudaStream};
 use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram, compile, first_gpu};
 use kvant_kernels::device::{
-    Activations, DENSE_FEW, Kernel, Params, Spec, ops_program, override_program, program,
-    with_dense_override,
+    Activations, DENSE_FEW, Kernel, Params, Spec, has_wgmma, ops_program, override_program,
+    program, with_dense_override, with_wgmma_override,
 };
 
 use crate::machine::{Buffer, Machine, covered};
@@ -189,8 +189,11 @@ fn every_text_compiles() {
         eprintln!("skipped: no run-time compiler of CUDA");
         return;
     }
-    compile(&ops_program(), "sm_80").unwrap_or_else(|e| panic!("{e}"));
+    for architecture in ["sm_80", "sm_90a"] {
+        compile(&ops_program(), architecture).unwrap_or_else(|e| panic!("{e}"));
+    }
     for (dim, keys, values, activations) in [
+        (64, 4, 4, Activations::F32),
         (80, 3, 4, Activations::F16),
         (128, 4, 4, Activations::BF16),
         (128, 8, 3, Activations::F16),
@@ -204,6 +207,10 @@ fn every_text_compiles() {
         for queries in [4, 8] {
             if let Some(text) = override_program(&spec.clone().with_queries(queries)) {
                 compile(&with_dense_override(&text), "sm_90").unwrap_or_else(|e| panic!("{e}"));
+                if has_wgmma(dim) {
+                    let text = with_wgmma_override(&text);
+                    compile(&text, "sm_90a").unwrap_or_else(|e| panic!("{e}"));
+                }
             }
         }
     }

@@ -1,0 +1,378 @@
+// attend_dense for NVIDIA GPUs of compute capability 9.0 and heads of 64 or 128 numbers: the entry,
+// parameters and results of attend_dense.cuh; blocks of at most 16 query vectors go its road.
+// Three warpgroups: two have 64 query vectors each, the third copies. Keys and values come by tiles
+// of two pages through two stages each, so products of a tile's keys run beside those of the last
+// tile's values, and weights are made beside the latter.
+
+// What the query vectors of a block see: tokens from begin to end, all of them those from all_from
+// to all_to, in the pages from page to last.
+struct KvWgmmaSpan {
+  uint begin, all_from, all_to, end, page, last;
+};
+KV_FN KvWgmmaSpan kv_wgmma_span(const KvDenseRow &row, const KvDenseParams &args, uint part,
+                                uint first, uint here) {
+  const uint q_group = args.q_heads / args.kv_heads;
+  const uint2 low = kv_seen(row.position, first, q_group, args.window);
+  const uint2 high = kv_seen(row.position, first + here - 1u, q_group, args.window);
+  const uint2 own = kv_flash_pages(row.position, row.tokens, part, args.parts, args.window);
+  KvWgmmaSpan span;
+  span.begin = low.x, span.all_from = high.x, span.all_to = low.y, span.end = high.y;
+  span.page = span.begin / KV_PAGE, span.last = (span.end + KV_PAGE - 1u) / KV_PAGE;
+  span.page = own.x > span.page ? own.x : span.page;
+  span.last = own.y < span.last ? own.y : span.last;
+  if (span.last < span.page) span.last = span.page;
+  return span;
+}
+
+// The copies of 128 threads: those behind `waiting`, a barrier, are told of when they are there.
+struct KvWgmmaCopies {
+  uint base, waiting;
+};
+template <int LEFT> KV_FN void kv_wgmma_tell(KvWgmmaCopies &copies, uint thread) {
+  if (copies.waiting == 0u) return;
+  kv_flash_wait<LEFT>();
+  kv_wgmma_publish();
+  __syncwarp();
+  if (thread % 32u == 0u) kv_wgmma_arrive(copies.waiting);
+  copies.waiting = 0u;
+}
+// Two pages of one side to its stage of tile `tile`; slots that nobody sees become zeros.
+KV_FN void kv_wgmma_copy(KvWgmmaCopies &copies, const ushort *rows, uint side, uint tile,
+                         const KvWgmmaSpan &span, uint page, uint2 numbers, uint kv_heads,
+                         uint head, uint thread) {
+  const uint stage = tile & 1u, parity = (tile >> 1 & 1u) ^ 1u;
+  const uint empty = kv_wgmma_empty(copies.base, side, stage);
+  if (!__all_sync(0xffffffffu, kv_wgmma_passed(empty, parity))) {
+    kv_wgmma_tell<0>(copies, thread);
+    kv_wgmma_await(empty, parity);
+    __syncwarp();
+  }
+  const uint row = thread >> 4, piece = thread & 15u, pieces = KV_D / 8;
+  KV_UNROLL
+  for (uint half = 0; half < 2; ++half) {
+    const uint at = (page + half) * KV_PAGE;
+    const uint from = span.begin > at ? span.begin - at : 0u;
+    const uint to = page + half < span.last ? span.end - at : 0u;
+    const kv_size number = half == 0u ? numbers.x : numbers.y;
+    // 128 threads take 8 rows of 16 pieces, or 16 rows of 8.
+    const uint r = KV_D == 128 ? row : thread / pieces, c = KV_D == 128 ? piece : thread % pieces;
+    const ushort *of = rows + (number * kv_heads + head) * (KV_PAGE * KV_D) + r * KV_D + c * 8u;
+    const uint into = kv_wgmma_stage(copies.base, side, stage) + (c >> 3) * KV_WGMMA_HALF +
+                      (half * KV_PAGE + r) * 128u + (((c & 7u) ^ (r & 7u)) << 4);
+    constexpr uint STEP = 128u / (KV_D / 8);
+    KV_UNROLL
+    for (uint i = 0; i < KV_PAGE / STEP; ++i)
+      kv_flash_copy(into + i * STEP * 128u, of + i * STEP * KV_D,
+                    r + i * STEP >= from && r + i * STEP < to);
+  }
+  kv_flash_commit();
+  kv_wgmma_tell<1>(copies, thread);
+  copies.waiting = kv_wgmma_full(copies.base, side, stage);
+}
+
+// The warpgroup that copies; tile: those of earlier blocks.
+KV_FN void kv_wgmma_fill(KvWgmmaCopies &copies, uint &tile, const ushort *keys,
+                         const ushort *values, const uint *list, const KvWgmmaSpan &span,
+                         uint kv_heads, uint head, uint thread) {
+  const auto numbers = [&](uint page) {
+    uint2 two = {0, 0};
+    if (page < span.last) two.x = list[page];
+    if (page + 1u < span.last) two.y = list[page + 1u];
+    return two;
+  };
+  uint2 now = numbers(span.page), next = numbers(span.page + 2u);
+  if (span.page < span.last)
+    kv_wgmma_copy(copies, keys, 0u, tile, span, span.page, now, kv_heads, head, thread);
+  for (uint page = span.page; page < span.last; page += 2u, ++tile) {
+    const uint2 behind = numbers(page + 4u);
+    if (page + 2u < span.last)
+      kv_wgmma_copy(copies, keys, 0u, tile + 1u, span, page + 2u, next, kv_heads, head, thread);
+    kv_wgmma_copy(copies, values, 1u, tile, span, page, now, kv_heads, head, thread);
+    now = next, next = behind;
+  }
+}
+
+// Products to weights, and what earlier sums shrink by.
+KV_FN void kv_wgmma_weights(float (&s)[16][4], KvFlashRow (&rows)[2], float unit,
+                            float (&shrink)[2]) {
+  float most[2][2], sum[2][2];
+  KV_UNROLL
+  for (uint t = 0; t < 16; ++t) {
+    KV_UNROLL
+    for (uint h = 0; h < 2; ++h) {
+      const float two = kv_max(s[t][2 * h], s[t][2 * h + 1]);
+      most[h][t & 1u] = t < 2 ? two : kv_max(most[h][t & 1u], two);
+    }
+  }
+  float base[2];
+  KV_UNROLL
+  for (uint h = 0; h < 2; ++h) {
+    float top = kv_max(most[h][0], most[h][1]);
+    top = kv_max(top, kv_shuffle_xor(top, 1)), top = kv_max(top, kv_shuffle_xor(top, 2));
+    shrink[h] = 1.0f;
+    if ((top - rows[h].top) * unit > KV_FLASH_SLACK)
+      shrink[h] = kv_exp2((rows[h].top - top) * unit), rows[h].top = top;
+    base[h] = rows[h].top > 0.5f * KV_FLOOR ? rows[h].top * unit : 0.0f;
+    sum[h][0] = sum[h][1] = 0.0f;
+  }
+  KV_UNROLL
+  for (uint t = 0; t < 16; ++t) {
+    KV_UNROLL
+    for (uint e = 0; e < 4; ++e) {
+      s[t][e] = kv_exp2(kv_fma(s[t][e], unit, -base[e >> 1]));
+      sum[e >> 1][e & 1u] += s[t][e];
+    }
+  }
+  KV_UNROLL
+  for (uint h = 0; h < 2; ++h)
+    rows[h].total = kv_fma(rows[h].total, shrink[h], sum[h][0] + sum[h][1]);
+}
+
+// Keeps the assembler from taking the wait for the last values in front of the weights: behind is a
+// store that never happens, as no sum of weights is less than zero.
+KV_FN void kv_wgmma_order(const KvFlashRow (&rows)[2], uint at) {
+  asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0fBF800000;\n"
+               "@p st.shared.u32 [%1], %1;\n}" ::"f"(rows[0].total + rows[1].total),
+               "r"(at)
+               : "memory");
+}
+
+// What the two warpgroups with query vectors know.
+struct KvWgmmaTeam {
+  uint base, team, thread; // thread: of the warpgroup
+};
+
+// Query vectors to shared memory, by their warpgroup.
+KV_FN void kv_wgmma_queries(const KvWgmmaTeam &team, uchar *memory, const float *q,
+                            const KvDenseRow &row, const KvDenseParams &args, uint head, uint first,
+                            uint here) {
+  const uint q_group = args.q_heads / args.kv_heads;
+  constexpr uint EACH = KV_D / 16, PIECES = KV_D / 8; // of a thread, of a vector
+  float4 x[EACH][2];
+  KV_UNROLL
+  for (uint i = 0; i < EACH; ++i) {
+    const uint piece = team.thread + 128u * i, v = team.team * 64u + piece / PIECES;
+    const uint known = v < here ? v : here - 1u;
+    const kv_size vector = kv_flash_vector(row.query, first + known, head, args.q_heads, q_group);
+    const float4 *from = (const float4 *)(q + vector * KV_D) + 2 * (piece % PIECES);
+    x[i][0] = from[0], x[i][1] = from[1];
+  }
+  KV_UNROLL
+  for (uint i = 0; i < EACH; ++i) {
+    const uint piece = team.thread + 128u * i, v = team.team * 64u + piece / PIECES;
+    const uint c = piece % PIECES;
+    const float4 a = x[i][0], b = x[i][1];
+    uint4 word;
+    word.x = kv_flash_halves(kv_flash_bounded(a.x), kv_flash_bounded(a.y));
+    word.y = kv_flash_halves(kv_flash_bounded(a.z), kv_flash_bounded(a.w));
+    word.z = kv_flash_halves(kv_flash_bounded(b.x), kv_flash_bounded(b.y));
+    word.w = kv_flash_halves(kv_flash_bounded(b.z), kv_flash_bounded(b.w));
+    if (v >= here) word = make_uint4(0, 0, 0, 0);
+    *(uint4 *)(memory + (c >> 3) * KV_WGMMA_HALF + v * 128u + (((c & 7u) ^ (v & 7u)) << 4)) = word;
+  }
+  kv_wgmma_publish();
+  kv_wgmma_meet(1u + team.team, 128u);
+}
+
+// Puts the products of a tile's keys on the way.
+KV_FN void kv_wgmma_start(float (&s)[16][4], const KvWgmmaTeam &team, uint tile) {
+  const kv_size a = kv_wgmma_tile(team.base + team.team * 8192u, 16u);
+  const kv_size b = kv_wgmma_tile(kv_wgmma_stage(team.base, 0u, tile & 1u), 16u);
+  KV_UNROLL
+  for (uint k = 0; k < KV_D / 16; ++k) {
+    const kv_size at = (k / 4) * (KV_WGMMA_HALF / 16) + (k % 4) * 2;
+    if (k == 0) kv_wgmma_scores<false>(s, a + at, b + at);
+    else kv_wgmma_scores<true>(s, a + at, b + at);
+  }
+  kv_wgmma_commit();
+}
+// The same of its values.
+KV_FN void kv_wgmma_add(float (&sum)[KV_D / 8][4], const uint (&weights)[8][4],
+                        const KvWgmmaTeam &team, uint tile) {
+  const kv_size b = kv_wgmma_tile(kv_wgmma_stage(team.base, 1u, tile & 1u), KV_WGMMA_HALF);
+  KV_UNROLL
+  for (uint k = 0; k < 8; ++k) kv_wgmma_sums(sum, weights[k], b + k * 128u);
+  kv_wgmma_commit();
+}
+KV_FN void kv_wgmma_full_wait(const KvWgmmaTeam &team, uint side, uint tile) {
+  kv_wgmma_await(kv_wgmma_full(team.base, side, tile & 1u), tile >> 1 & 1u);
+}
+KV_FN void kv_wgmma_done(const KvWgmmaTeam &team, uint side, uint tile) {
+  if (team.thread % 32u == 0u) kv_wgmma_arrive(kv_wgmma_empty(team.base, side, tile & 1u));
+}
+
+// Products of a tile from `at` on to weights.
+KV_FN void kv_wgmma_weigh(float (&s)[16][4], KvFlashRow (&rows)[2], const KvWgmmaSpan &span,
+                          const KvDenseParams &args, uint at, uint j, float (&shrink)[2]) {
+  if (args.soft_cap != 0.0f) {
+    KV_UNROLL
+    for (uint i = 0; i < 64; ++i)
+      s[i / 4][i % 4] = kv_flash_capped(s[i / 4][i % 4], args.scale, args.soft_cap);
+  }
+  if (at + KV_WGMMA_TOKENS > span.all_to || at < span.all_from ||
+      at + KV_WGMMA_TOKENS > span.last * KV_PAGE) {
+    kv_flash_hide(s, 0, rows[0], at + 2 * j), kv_flash_hide(s, 1, rows[1], at + 2 * j);
+  }
+  kv_wgmma_weights(s, rows, args.scale * KV_LOG2_E, shrink);
+}
+KV_FN void kv_wgmma_halves(uint (&weights)[8][4], const float (&s)[16][4]) {
+  KV_UNROLL
+  for (uint i = 0; i < 32; ++i) {
+    const uint t = i / 2, e = 2 * (i % 2);
+    weights[i / 4][i % 4] = kv_flash_halves(s[t][e], s[t][e + 1]);
+  }
+}
+
+// A warpgroup's 64 query vectors over all pages of the block; tile: those of earlier blocks.
+KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvWgmmaSpan &span,
+                           KvFlashRow (&rows)[2], float (&sum)[KV_D / 8][4],
+                           const KvDenseParams &args) {
+  const uint j = team.thread & 3u;
+  float s[16][4], shrink[2];
+  uint weights[8][4];
+  if (span.page >= span.last) return;
+  kv_wgmma_full_wait(team, 0u, tile);
+  kv_wgmma_fence();
+  kv_wgmma_start(s, team, tile);
+  kv_wgmma_wait<0>();
+  kv_wgmma_hold(s);
+  kv_wgmma_done(team, 0u, tile);
+  kv_wgmma_weigh(s, rows, span, args, span.page * KV_PAGE, j, shrink);
+  kv_wgmma_halves(weights, s);
+  for (uint page = span.page + 2u; page < span.last; page += 2u, ++tile) {
+    kv_wgmma_full_wait(team, 0u, tile + 1u);
+    kv_wgmma_fence();
+    kv_wgmma_start(s, team, tile + 1u);
+    kv_wgmma_full_wait(team, 1u, tile);
+    kv_wgmma_fence();
+    kv_wgmma_add(sum, weights, team, tile);
+    kv_wgmma_wait<1>();
+    kv_wgmma_hold(s);
+    kv_wgmma_done(team, 0u, tile + 1u);
+    kv_wgmma_weigh(s, rows, span, args, page * KV_PAGE, j, shrink);
+    kv_wgmma_order(rows, team.base);
+    kv_wgmma_wait<0>();
+    kv_wgmma_hold(sum), kv_wgmma_hold(s);
+    kv_wgmma_done(team, 1u, tile);
+    if (__any_sync(0xffffffffu, shrink[0] != 1.0f || shrink[1] != 1.0f)) {
+      KV_UNROLL
+      for (uint i = 0; i < KV_D / 2; ++i) sum[i / 4][i % 4] *= shrink[i / 2 % 2];
+    }
+    kv_wgmma_halves(weights, s);
+  }
+  kv_wgmma_full_wait(team, 1u, tile);
+  kv_wgmma_fence();
+  kv_wgmma_add(sum, weights, team, tile);
+  kv_wgmma_wait<0>();
+  kv_wgmma_hold(sum);
+  kv_wgmma_done(team, 1u, tile), ++tile;
+}
+
+// One of the two warpgroups with query vectors, over a block.
+KV_FN void kv_wgmma_consume(const KvWgmmaTeam &team, uint &tile, uchar *memory, const float *q,
+                            const KvDenseRow &row, float *out, float *sums, float *ends,
+                            const KvDenseParams &args, const KvWgmmaSpan &span, uint3 where,
+                            uint first, uint here) {
+  const uint lane = team.thread & 31u, r = lane >> 2, j = lane & 3u;
+  const uint q_group = args.q_heads / args.kv_heads;
+  const uint own = team.team * 64u + (team.thread >> 5) * 16u + r;
+  if (team.team * 64u >= here) {
+    for (uint page = span.page; page < span.last; page += 2u, ++tile) {
+      KV_UNROLL
+      for (uint side = 0; side < 2; ++side) {
+        kv_wgmma_full_wait(team, side, tile);
+        kv_wgmma_done(team, side, tile);
+      }
+    }
+    return;
+  }
+  kv_wgmma_queries(team, memory, q, row, args, where.y, first, here);
+  KvFlashRow rows[2];
+  float sum[KV_D / 8][4];
+  KV_UNROLL
+  for (uint h = 0; h < 2; ++h) {
+    rows[h] = kv_flash_row(row.position, first + own + h * 8u, q_group, args.window);
+    // Behind the last page are those of the next part.
+    rows[h].to = rows[h].to < span.last * KV_PAGE ? rows[h].to : span.last * KV_PAGE;
+  }
+  KV_UNROLL
+  for (uint n = 0; n < KV_D / 8; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
+  kv_wgmma_attend(team, tile, span, rows, sum, args);
+
+  KV_UNROLL
+  for (uint h = 0; h < 2; ++h) {
+    rows[h].total += kv_shuffle_xor(rows[h].total, 1);
+    rows[h].total += kv_shuffle_xor(rows[h].total, 2);
+    const uint v = own + h * 8u;
+    if (v >= here) continue;
+    kv_size vector = kv_flash_vector(row.query, first + v, where.y, args.q_heads, q_group);
+    float factor = 1.0f, *into = sums;
+    if (args.parts > 1u) {
+      vector = vector * args.parts + where.z;
+      if (j == 0u) kv_flash_end(ends, vector, rows[h], args.scale * KV_LOG2_E);
+    } else {
+      factor = rows[h].total > 0.0f ? 1.0f / rows[h].total : 0.0f, into = out;
+    }
+    KV_UNROLL
+    for (uint n = 0; n < KV_D / 8; ++n) {
+      const float2 x = {sum[n][2 * h] * factor, sum[n][2 * h + 1] * factor};
+      const kv_size at = vector * KV_D + 8 * n + 2 * j;
+      if (into == sums || args.numbers == 0u) {
+        *(float2 *)(into + at) = x;
+      } else {
+        const uint low = kv_narrow(x.x, args.numbers), high = kv_narrow(x.y, args.numbers);
+        *(uint *)((ushort *)into + at) = low | high << 16;
+      }
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1)
+    kv_attend_dense(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
+                    KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),
+                    KV_OUT(float, sums, 6), KV_OUT(float, ends, 7),
+                    KV_ARGS(KvDenseParams, args, 8)) {
+  KV_BEGIN
+  extern __shared__ __align__(128) uchar memory[];
+  uint3 where;
+  const uint from = kv_flash_first(where, rows, args, kv_group);
+  const KvDenseRow row = rows[where.x];
+  const uint count = row.tokens * (args.q_heads / args.kv_heads);
+  const uint to = count - from < args.block ? count : from + args.block;
+  if (from >= to) return;
+  if (to - from <= 16u) {
+    if (kv_tid < 128u)
+      kv_flash_step<KV_FLASH_STAGES>(q, keys, values, row, pages, out, sums, ends, args, where,
+                                     from, to - from, kv_tid, memory);
+    return;
+  }
+  // Eight rows of 128 bytes are an atom of the layout, at a multiple of their size.
+  const uint base = (kv_flash_at(memory) + 1023u) & ~1023u;
+  if (kv_tid < 4u) {
+    kv_wgmma_init(kv_wgmma_full(base, kv_tid >> 1, kv_tid & 1u), 4u);
+    kv_wgmma_init(kv_wgmma_empty(base, kv_tid >> 1, kv_tid & 1u), 8u);
+    kv_wgmma_publish();
+  }
+  __syncthreads();
+  uint tile = 0;
+  const uint team_of = kv_shuffle(kv_tid >> 7, 0);
+  if (team_of == 2u) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    KvWgmmaCopies copies = {base, 0u};
+    for (uint first = from; first < to; first += KV_WGMMA_ROWS) {
+      const uint here = to - first < KV_WGMMA_ROWS ? to - first : KV_WGMMA_ROWS;
+      kv_wgmma_fill(copies, tile, keys, values, pages + row.pages_at,
+                    kv_wgmma_span(row, args, where.z, first, here), args.kv_heads, where.y,
+                    kv_tid - 256u);
+    }
+    kv_wgmma_tell<0>(copies, kv_tid);
+    return;
+  }
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  const KvWgmmaTeam team = {base, team_of, kv_tid & 127u};
+  for (uint first = from; first < to; first += KV_WGMMA_ROWS) {
+    const uint here = to - first < KV_WGMMA_ROWS ? to - first : KV_WGMMA_ROWS;
+    kv_wgmma_consume(team, tile, memory + (base - kv_flash_at(memory)), q, row, out, sums, ends,
+                     args, kv_wgmma_span(row, args, where.z, first, here), where, first, here);
+  }
+}
