@@ -153,6 +153,7 @@ struct KvSampleRow {
   float min_p;    // the least probability that stays, as a part of the highest
   float inverse;  // one over the temperature; 0: the likeliest token
   uint logprob;   // 1: the log-probability is asked for
+  uint result;    // where the result goes
 };
 
 struct KvSampleParams {

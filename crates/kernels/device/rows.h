@@ -7,13 +7,18 @@ KV_FN float kv_number(KV_DEVICE const uint *words, kv_size at, uint numbers) {
   return numbers == 1u ? kv_from_half(ushort(half_)) : kv_float(half_ << 16);
 }
 
-// ids: [tokens]; table: [vocab, hidden], rows of even length if of 16 bits; out: [tokens, hidden],
-// rows times `scale`; zeros for an id outside. Grid: [hidden / 512, tokens].
+// In place of an id: that it lies at another word of the list, which the rest is the number of.
+#define KV_ELSEWHERE 0x80000000u
+
+// ids: [tokens], and behind them what KV_ELSEWHERE reaches; table: [vocab, hidden], rows of even
+// length if of 16 bits; out: [tokens, hidden], rows times `scale`; zeros for an id outside. Grid:
+// [hidden / 512, tokens].
 KV_KERNEL(kv_lookup, 128)
 (KV_IN(uint, ids, 0), KV_IN(uint, table, 1), KV_OUT(float, out, 2),
  KV_ARGS(KvLookupParams, args, 3) KV_IDS) {
   KV_BEGIN
-  const uint hidden = args.hidden, id = ids[kv_group.y];
+  const uint hidden = args.hidden, word = ids[kv_group.y];
+  const uint id = word < KV_ELSEWHERE ? word : ids[word - KV_ELSEWHERE];
   const bool known = id < args.vocab;
   const kv_size to = kv_size(kv_group.y) * hidden, from = kv_size(known ? id : 0u) * hidden;
   KV_UNROLL

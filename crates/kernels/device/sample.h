@@ -311,11 +311,12 @@ KV_FN uint kv_draw(KV_DEVICE const float *x, uint begin, uint end, KV_THREAD con
   return token;
 }
 
-// logits: [rows, vocab]; rows: [rows]; out: [rows, 2], the token and the bits of its
-// log-probability. No finite logit, or one that is NaN: the token is 0xffffffff. Grid: [rows].
+// logits: [rows, vocab]; rows: [rows]; out: [results, 2], the token and the bits of its
+// log-probability, where the row's rule says; next: [rows], the token again, where the next step's
+// lookup finds it. No finite logit, or one that is NaN: the token is 0xffffffff. Grid: [rows].
 KV_KERNEL(kv_sample, 512)
-(KV_IN(float, logits, 0), KV_IN(KvSampleRow, rows, 1), KV_OUT(uint, out, 2),
- KV_ARGS(KvSampleParams, args, 3) KV_IDS) {
+(KV_IN(float, logits, 0), KV_IN(KvSampleRow, rows, 1), KV_OUT(uint, out, 2), KV_OUT(uint, next, 3),
+ KV_ARGS(KvSampleParams, args, 4) KV_IDS) {
   KV_BEGIN
   KV_SHARED(float, floats, KV_ROW_SIMDS * KV_DIGITS);
   KV_SHARED(uint, words, KV_ROW_SIMDS * KV_DIGITS);
@@ -350,7 +351,10 @@ KV_KERNEL(kv_sample, 512)
   wrong = kv_simds_sum<KV_ROW_SIMDS>(wrong, words, kv_simd, kv_lane);
   const bool finite = (kv_bits(top) & 0x7f800000u) != 0x7f800000u;
   if (wrong != 0u || !finite) {
-    if (kv_tid == 0u) out[2u * row] = 0xffffffffu, out[2u * row + 1u] = 0u;
+    if (kv_tid == 0u) {
+      const uint to = 2u * rule[0].result;
+      out[to] = 0xffffffffu, out[to + 1u] = 0u, next[row] = 0xffffffffu;
+    }
     return;
   }
 
@@ -430,5 +434,8 @@ KV_KERNEL(kv_sample, 512)
     sum = kv_simds_sum<KV_ROW_SIMDS>(sum, floats, kv_simd, kv_lane);
     logprob = x[token] - top - kv_log(sum);
   }
-  if (kv_tid == 0u) out[2u * row] = token, out[2u * row + 1u] = kv_bits(logprob);
+  if (kv_tid == 0u) {
+    const uint to = 2u * rule[0].result;
+    out[to] = token, out[to + 1u] = kv_bits(logprob), next[row] = token;
+  }
 }

@@ -49,6 +49,9 @@ pub const MATVEC_COLUMNS: usize = 4;
 pub const APPEND_NUMBERS: usize = 512;
 /// The place of a token that `append` does not keep; else it is page times `PAGE_TOKENS` plus slot.
 pub const NOWHERE: u32 = u32::MAX;
+/// What `lookup` takes in place of an id, with the word of the same list where the id lies: what
+/// another kernel has left there is not known when a step is queued.
+pub const ELSEWHERE: u32 = 1 << 31;
 /// Query vectors of a group of `attend_dense` for decode steps.
 pub const DENSE_FEW: usize = 16;
 /// The same for chunks of prompts; half as many for heads of more than 128 numbers.

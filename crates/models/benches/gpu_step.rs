@@ -82,7 +82,7 @@ fn main() {
             let ids: Vec<u32> = (0..*tokens as u32).collect();
             let rows: Vec<u32> = ids.iter().copied().take(64).collect();
             let rule = |inverse, top_k, top_p| {
-                let rest = SampleRowParams {
+                let rest = |row: &u32| SampleRowParams {
                     seed_low: 1,
                     seed_high: 0,
                     index: 5,
@@ -91,8 +91,9 @@ fn main() {
                     min_p: 0.0,
                     inverse,
                     logprob: 0,
+                    result: *row,
                 };
-                let words: Vec<u32> = rows.iter().flat_map(|_| rest.words()).collect();
+                let words: Vec<u32> = rows.iter().flat_map(|row| rest(row).words()).collect();
                 words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>()
             };
             let forward = time(&site, || {
@@ -102,6 +103,7 @@ fn main() {
                 decoder.logits(&rows, &mut workspace).unwrap();
             });
             let out = gpu.alloc(8 * rows.len()).unwrap();
+            let next = gpu.alloc(4 * rows.len()).unwrap();
             let mut sample = |rule: Vec<u8>| {
                 let rules = gpu.alloc(rule.len()).unwrap();
                 gpu.write(&rules, 0, &rule).unwrap();
@@ -110,6 +112,7 @@ fn main() {
                     Arg::read(logits).unwrap(),
                     Arg::In(Place::buffer(&rules, 0).unwrap()),
                     Arg::Out(Place::buffer(&out, 0).unwrap()),
+                    Arg::Out(Place::buffer(&next, 0).unwrap()),
                 ];
                 let params = SampleParams { vocab: shape[5] as u32 };
                 let grid = [rows.len(), 1, 1];

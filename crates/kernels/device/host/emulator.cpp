@@ -61,8 +61,8 @@ static void run(const engine::Ids &ids) {
     case 10:
       return kv_soft_cap(at<float>(0), arguments<KvSoftCapParams>(1), group, ids.tid);
     case 11:
-      return kv_sample(at<float>(0), at<KvSampleRow>(1), at<uint>(2), arguments<KvSampleParams>(3),
-                       group, ids.tid);
+      return kv_sample(at<float>(0), at<KvSampleRow>(1), at<uint>(2), at<uint>(3),
+                       arguments<KvSampleParams>(4), group, ids.tid);
     case 12:
       return kv_matvec(at<ushort>(0), at<ushort>(1), at<float>(2), arguments<KvMatvecParams>(3),
                        group, ids.tid);
@@ -148,7 +148,8 @@ static void layout() {
   FIELD(KvBiasParams, width), FIELD(KvSoftCapParams, count), FIELD(KvSoftCapParams, cap);
   FIELD(KvSampleRow, seed_low), FIELD(KvSampleRow, seed_high), FIELD(KvSampleRow, index);
   FIELD(KvSampleRow, top_k), FIELD(KvSampleRow, top_p), FIELD(KvSampleRow, min_p);
-  FIELD(KvSampleRow, inverse), FIELD(KvSampleRow, logprob), FIELD(KvSampleParams, vocab);
+  FIELD(KvSampleRow, inverse), FIELD(KvSampleRow, logprob), FIELD(KvSampleRow, result);
+  FIELD(KvSampleParams, vocab);
   FIELD(KvAppendParams, tokens), FIELD(KvAppendParams, kv_heads), FIELD(KvDenseRow, query);
   FIELD(KvDenseRow, tokens), FIELD(KvDenseRow, position), FIELD(KvDenseRow, pages_at);
   FIELD(KvDenseParams, q_heads), FIELD(KvDenseParams, kv_heads), FIELD(KvDenseParams, parts);

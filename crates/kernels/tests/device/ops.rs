@@ -2,8 +2,9 @@
 
 use half::{bf16, f16};
 use kvant_kernels::device::{
-    AnglesParams, BiasParams, CastParams, GateParams, Kernel, LookupParams, MATVEC_COLUMNS,
-    MatvecParams, NormParams, Params, PickParams, PlaceParams, SoftCapParams, SplitParams,
+    AnglesParams, BiasParams, CastParams, ELSEWHERE, GateParams, Kernel, LookupParams,
+    MATVEC_COLUMNS, MatvecParams, NormParams, Params, PickParams, PlaceParams, SoftCapParams,
+    SplitParams,
 };
 
 use crate::emulator::Emulator;
@@ -323,6 +324,8 @@ fn check_rows(machine: &impl Machine) {
     let table = numbers(vocab * hidden, 10);
     let ids = [4_u32, 0, 5, 4];
     let id_bytes = bytes_of_words(&ids);
+    // Some of them elsewhere in the list, one of them nothing.
+    let apart = bytes_of_words(&[4, ELSEWHERE | 5, ELSEWHERE | 4, 4, u32::MAX, 0]);
     let halves: Vec<u8> = table.iter().flat_map(|x| f16::from_f32(*x).to_ne_bytes()).collect();
     let brains: Vec<u8> = table.iter().flat_map(|x| bf16::from_f32(*x).to_ne_bytes()).collect();
     let grid = [hidden.div_ceil(512), ids.len(), 1];
@@ -335,14 +338,17 @@ fn check_rows(machine: &impl Machine) {
         };
         let params =
             LookupParams { hidden: hidden as u32, vocab: vocab as u32, numbers, scale: 1.5 };
-        let buffers =
-            [Buffer::Input(&id_bytes), Buffer::Input(bytes), size(ids.len() * hidden * 4)];
-        let found = run(machine, (Kernel::Lookup, grid), &buffers, &params);
         let exact = ids.iter().flat_map(|id| {
             let row = table.chunks(hidden).nth(*id as usize);
             row.map_or(vec![0.0; hidden], |row| row.iter().map(|x| stored(*x) * 1.5).collect())
         });
-        assert_eq!(found[0], exact.collect::<Vec<f32>>(), "table of {numbers}");
+        let exact: Vec<f32> = exact.collect();
+        for ids_at in [&id_bytes, &apart] {
+            let out = size(ids.len() * hidden * 4);
+            let buffers = [Buffer::Input(ids_at), Buffer::Input(bytes), out];
+            let found = run(machine, (Kernel::Lookup, grid), &buffers, &params);
+            assert_eq!(found[0], exact, "table of {numbers}");
+        }
     }
     let bytes = bytes_of_floats(&table);
     let params = PickParams { width: hidden as u32, tokens: vocab as u32 };

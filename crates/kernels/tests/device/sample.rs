@@ -21,6 +21,7 @@ const GREEDY: SampleRowParams = SampleRowParams {
     min_p: 0.0,
     inverse: 0.0,
     logprob: 1,
+    result: 0,
 };
 
 /// Relative distance to a border within which f32 may decide otherwise.
@@ -75,20 +76,31 @@ fn rule(number: u32) -> SampleRowParams {
         min_p,
         inverse: 1.0 / [1.0, 0.7, 1.5][number as usize % 3],
         logprob: 1,
+        result: 0,
     }
 }
 
+/// Results go to the odd places, from the last one on; what is between is left as it is.
 fn run(machine: &impl Machine, logits: &[f32], rules: &[SampleRowParams]) -> Vec<(u32, f32)> {
     let vocab = (logits.len() / rules.len()) as u32;
-    let rule_words: Vec<u32> = rules.iter().flat_map(Params::words).collect();
+    let place = |row: usize| 2 * (rules.len() - 1 - row) + 1;
+    let placed = rules.iter().enumerate();
+    let placed = placed.map(|(row, rule)| SampleRowParams { result: place(row) as u32, ..*rule });
+    let rule_words: Vec<u32> = placed.flat_map(|rule| rule.words()).collect();
     let buffers = [
         Buffer::Input(&bytes_of_floats(logits)),
         Buffer::Input(&bytes_of_words(&rule_words)),
-        Buffer::Output(8 * rules.len()),
+        Buffer::Zeroed(2 * 8 * rules.len()),
+        Buffer::Output(4 * rules.len()),
     ];
     let grid = [rules.len(), 1, 1];
     let found = machine.run((Kernel::Sample, grid), &buffers, &SampleParams { vocab });
-    words(&found[0]).as_chunks().0.iter().map(|[t, l]| (*t, f32::from_bits(*l))).collect()
+    let (results, next) = (words(&found[0]), words(&found[1]));
+    let results = results.as_chunks::<2>().0;
+    assert!(results.iter().step_by(2).all(|result| *result == [0, 0]), "{results:?}");
+    let found: Vec<_> = (0..rules.len()).map(|row| results[place(row)]).collect();
+    assert!(found.iter().map(|[token, _]| token).eq(&next), "{found:?}, next {next:?}");
+    found.iter().map(|[t, l]| (*t, f32::from_bits(*l))).collect()
 }
 
 fn check_greedy(machine: &impl Machine) {

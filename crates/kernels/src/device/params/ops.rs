@@ -174,6 +174,9 @@ params! {
         inverse: f32,
         /// 1 if the log-probability is asked for.
         logprob: u32,
+        /// Where the result goes, in pairs of words. Launches of consecutive steps are the same,
+        /// and their results lie apart.
+        result: u32,
     }
 }
 
