@@ -61,6 +61,12 @@ impl Queue {
     pub(in crate::device) const RECORDS: bool = false;
     pub(in crate::device) const NARROW_PRODUCTS: bool = false;
 
+    pub(in crate::device) const WAITS_FOR_MARKS: bool = false;
+
+    pub(in crate::device) fn wait(&self, mark: &Mark) -> Result<(), GpuError> {
+        match *self {}
+    }
+
     pub(in crate::device) fn begin_record(&self) -> Result<(), GpuError> {
         match *self {}
     }

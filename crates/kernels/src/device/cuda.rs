@@ -24,6 +24,7 @@ use super::{
 mod module;
 pub(super) mod queue;
 mod results;
+mod staging;
 
 use module::{Entry, Launch, Module};
 

@@ -107,7 +107,8 @@ impl Gpu {
         self.0.queue.alloc(bytes).map(GpuBuffer)
     }
 
-    /// Puts a write into the queue; `bytes` may change as soon as the call is back.
+    /// Puts a write into the queue; `bytes` may change as soon as the call is back, which does not
+    /// wait for the queue.
     pub fn write(&self, to: &GpuBuffer, at: usize, bytes: &[u8]) -> Result<(), GpuError> {
         fits("write", to, at, bytes.len())?;
         self.0.queue.write(&to.0, at, bytes)
@@ -298,6 +299,18 @@ impl Gpu {
     /// Puts a mark into the queue.
     pub fn mark(&self) -> Result<GpuMark, GpuError> {
         self.0.queue.mark().map(GpuMark)
+    }
+
+    /// Whether the host can wait for a mark, and leave what was queued behind it to go on.
+    pub fn waits_for_marks(&self) -> bool {
+        backend::Queue::WAITS_FOR_MARKS
+    }
+
+    /// Waits for everything in the queue in front of a mark; where [`Self::waits_for_marks`] is
+    /// false, for what is behind it too.
+    pub fn wait(&self, mark: &GpuMark) -> Result<(), GpuError> {
+        self.0.waits.fetch_add(1, Ordering::Relaxed);
+        self.0.queue.wait(&mark.0)
     }
 
     /// Waits for everything in the queue.

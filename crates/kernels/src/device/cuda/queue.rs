@@ -24,6 +24,7 @@ use cudarc::driver::sys::CUstreamCaptureMode_enum::CU_STREAM_CAPTURE_MODE_THREAD
 use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
 pub(in crate::device) use super::results::Results;
+use super::staging::Staging;
 use super::{CudaError, CudaProgram};
 use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place, Spec};
 
@@ -34,6 +35,7 @@ const BLAS_BYTES: usize = 32 << 20;
 pub(in crate::device) struct Queue {
     stream: Arc<CudaStream>,
     blas: CudaBlas,
+    staging: Staging,
     /// Kept for cuBLAS.
     _blas_memory: CudaSlice<u8>,
     name: String,
@@ -81,8 +83,8 @@ impl Queue {
         let context = stream.context();
         let name = context.name()?;
         let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
-        let packed = Arc::default();
-        Ok(Self { stream, blas, _blas_memory: blas_memory, name, multiprocessors, packed })
+        let (packed, staging) = (Arc::default(), Staging::new(&stream)?);
+        Ok(Self { stream, blas, staging, _blas_memory: blas_memory, name, multiprocessors, packed })
     }
 
     pub(in crate::device) fn name(&self) -> &str {
@@ -95,6 +97,13 @@ impl Queue {
 
     pub(in crate::device) fn mark(&self) -> Result<Mark, GpuError> {
         Ok(Mark(self.stream.record_event(Some(CU_EVENT_DEFAULT))?))
+    }
+
+    pub(in crate::device) const WAITS_FOR_MARKS: bool = true;
+
+    #[expect(clippy::unused_self, reason = "other GPUs wait for their queue")]
+    pub(in crate::device) fn wait(&self, mark: &Mark) -> Result<(), GpuError> {
+        Ok(mark.0.synchronize()?)
     }
 
     pub(in crate::device) const RECORDS: bool = true;
@@ -135,8 +144,11 @@ impl Queue {
         at: usize,
         bytes: &[u8],
     ) -> Result<(), GpuError> {
-        self.stream.context().bind_to_thread()?;
         let to = to.place(at).0;
+        if self.staging.write(&self.stream, to, bytes)? {
+            return Ok(());
+        }
+        self.stream.context().bind_to_thread()?;
         // SAFETY: `Gpu` checked the range; the driver has taken pageable memory when it is back.
         Ok(unsafe { driver::memcpy_htod_async(to, bytes, self.stream.cu_stream()) }?)
     }

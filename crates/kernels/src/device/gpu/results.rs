@@ -23,7 +23,7 @@ impl GpuResults {
         self.0.words().len()
     }
 
-    /// Words as kernels left them that the host has waited for, by [`Gpu::synchronize`] or
+    /// Words as kernels left them that the host has waited for, by [`Gpu::wait`] or
     /// otherwise; what others write may be here or not.
     pub fn read(&self, range: Range<usize>) -> Result<Vec<u32>, GpuError> {
         let all = self.0.words();

@@ -1,5 +1,5 @@
 //! What Metal, or candle's road to it, does not have: a count of multiprocessors, times of the
-//! queue, recorded launches.
+//! queue and waits for a moment of it, recorded launches.
 #![expect(
     clippy::unnecessary_wraps,
     clippy::unused_self,
@@ -30,6 +30,13 @@ impl Mark {
 impl Queue {
     pub(in crate::device) const RECORDS: bool = false;
     pub(in crate::device) const NARROW_PRODUCTS: bool = false;
+
+    /// Candle does not say which of its command buffers something is in.
+    pub(in crate::device) const WAITS_FOR_MARKS: bool = false;
+
+    pub(in crate::device) fn wait(&self, _: &Mark) -> Result<(), GpuError> {
+        self.synchronize()
+    }
 
     pub(in crate::device) fn multiprocessors(&self) -> usize {
         MULTIPROCESSORS
