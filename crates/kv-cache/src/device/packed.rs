@@ -7,14 +7,14 @@ use kvant_kernels::device::{
     Activations, Arg, AttendParams, Gpu, GpuBuffer, GpuError, GpuProgram, Kernel, PagesParams,
     Place, Spec, rule_code, sign_words,
 };
-use kvant_turboquant::{PageLayout, Rotation, Widths};
+use kvant_turboquant::{PageLayout, Rotation, Width, Widths};
 
 use super::lists::{List, PackedRows};
 use super::pages::GpuPages;
 use super::scratch::Scratch;
 use super::store::{Asked, DeviceAttention};
 use crate::error::Error;
-use crate::format::LayerShape;
+use crate::format::{CacheShape, Format, LayerShape};
 use crate::packed::PackedSpec;
 use crate::pages::PageId;
 
@@ -216,6 +216,23 @@ pub(super) fn specs_of(
         Ok::<_, Error>(spec.with_queries(queries(q_heads, shape)))
     };
     Ok([spec(Activations::F16)?, spec(Activations::F32)?])
+}
+
+/// The kernels of a layer that is not packed: those of a packed one of the same heads, if there is
+/// one, so that fewer are compiled.
+pub(super) fn dense_spec(
+    shape: &CacheShape,
+    heads: LayerShape,
+    q_heads: usize,
+) -> Result<Spec, Error> {
+    let same = shape.layers.iter().filter(|layer| layer.shape == heads);
+    let mut widths = same.filter_map(|layer| match layer.format {
+        Format::Dense => None,
+        Format::TurboQuant(widths) => Some(widths),
+    });
+    let any = Widths { keys: Width::CACHE[0], values: Width::CACHE[0] };
+    let [_, attend] = specs_of(heads, widths.next().unwrap_or(any), q_heads)?;
+    Ok(attend)
 }
 
 /// Query vectors of a key head that share one read of its pages.

@@ -1,5 +1,7 @@
 //! `Scratch`: what a step leaves on the GPU for its kernels: lists, parts of attention, counts.
 
+use std::collections::VecDeque;
+
 use kvant_kernels::device::{Gpu, GpuBuffer, GpuError, GpuMark, GpuResults, Place};
 
 use super::lists::List;
@@ -12,6 +14,8 @@ use crate::store::Conversions;
 
 /// Bytes of the first buffer of lists.
 const LIST_BYTES: usize = 1 << 18;
+/// Words of the first results of packing: a larger one later waits for the queue.
+const STRANGE_WORDS: usize = 1 << 12;
 
 /// What one layer's kernels leave for the next ones, and the lists of the step.
 #[derive(Debug)]
@@ -21,11 +25,20 @@ pub(super) struct Scratch {
     pub(super) sums: GpuBuffer,
     /// The same with maximum and sum in place of dim.
     pub(super) ends: GpuBuffer,
-    /// Of every page packed in this step two words a head: vectors that are not finite.
-    strange: GpuResults,
     /// Zeros between any two launches.
     pub(super) counters: GpuBuffer,
-    /// Pages packed in this step so far, each layer's for itself, with their heads.
+    /// Of the steps that have not been counted, oldest first; the last one is being queued.
+    steps: VecDeque<Packing>,
+    /// Of steps that have.
+    spare: Vec<Packing>,
+}
+
+/// What a step packs. The host reads it when the step is over, and by then the next one may run.
+#[derive(Debug)]
+struct Packing {
+    /// Of every page two words a head: vectors that are not finite.
+    strange: GpuResults,
+    /// Pages so far, each layer's for itself, with their heads.
     packed: Vec<(usize, usize)>,
     /// Before and behind what packed them.
     marks: Vec<[GpuMark; 2]>,
@@ -40,9 +53,8 @@ impl Scratch {
             sums: gpu.alloc(4 * vectors * dim)?,
             ends: gpu.alloc(4 * 2 * vectors)?,
             counters: gpu.alloc(4 * vectors)?,
-            strange: gpu.alloc_results(1)?,
-            packed: Vec::new(),
-            marks: Vec::new(),
+            steps: VecDeque::new(),
+            spare: Vec::new(),
         })
     }
 
@@ -68,11 +80,12 @@ impl Scratch {
         if bytes.len() > self.lists.bytes() {
             self.lists = gpu.alloc(bytes.len().next_power_of_two())?;
         }
-        if 2 * heads > self.strange.count() {
-            self.strange = gpu.alloc_results((2 * heads).next_power_of_two())?;
+        // A third step is none that anybody will count.
+        while self.steps.len() > 1 {
+            self.spare.extend(self.steps.pop_front());
         }
-        self.packed.clear();
-        self.marks.clear();
+        let step = self.spare.pop().map_or_else(|| Packing::new(gpu), Ok)?;
+        self.steps.push_back(step.emptied(gpu, heads)?);
         gpu.write(&self.lists, 0, &bytes)
     }
 
@@ -108,7 +121,10 @@ impl Scratch {
     ) -> Result<(), GpuError> {
         let before = gpu.mark()?;
         pack(self)?;
-        self.marks.push([before, gpu.mark()?]);
+        let marks = [before, gpu.mark()?];
+        if let Some(step) = self.steps.back_mut() {
+            step.marks.push(marks);
+        }
         Ok(())
     }
 
@@ -122,16 +138,46 @@ impl Scratch {
         if pages.count == 0 {
             return Ok(());
         }
-        let heads: usize = self.packed.iter().map(|(pages, heads)| pages * heads).sum();
-        let strange = Place::results(&self.strange, 2 * heads)?;
+        let step = self.steps.back_mut().expect("a step has begun");
+        let strange = Place::results(&step.strange, 2 * step.heads())?;
         packed.pack(gpu, source, (&self.lists, pages), strange)?;
-        self.packed.push((pages.count, packed.shape().kv_heads));
+        step.packed.push((pages.count, packed.shape().kv_heads));
         Ok(())
     }
 
-    /// Counts what was packed since `begin`, all of which the host has waited for.
-    pub(super) fn count(&mut self, sums: &mut Conversions) -> Result<(), Error> {
-        let heads: usize = self.packed.iter().map(|(pages, heads)| pages * heads).sum();
+    /// Counts what the oldest step has packed, which the host has waited for; false if there is
+    /// none.
+    pub(super) fn count(&mut self, sums: &mut Conversions) -> Result<bool, Error> {
+        let Some(mut step) = self.steps.pop_front() else { return Ok(false) };
+        step.count(sums)?;
+        self.spare.push(step);
+        Ok(true)
+    }
+}
+
+impl Packing {
+    fn new(gpu: &Gpu) -> Result<Self, GpuError> {
+        let strange = gpu.alloc_results(STRANGE_WORDS)?;
+        Ok(Self { strange, packed: Vec::new(), marks: Vec::new() })
+    }
+
+    /// Nothing yet, and room for so many heads of pages.
+    fn emptied(mut self, gpu: &Gpu, heads: usize) -> Result<Self, GpuError> {
+        if 2 * heads > self.strange.count() {
+            self.strange = gpu.alloc_results((2 * heads).next_power_of_two())?;
+        }
+        self.packed.clear();
+        self.marks.clear();
+        Ok(self)
+    }
+
+    /// Heads of the pages so far.
+    fn heads(&self) -> usize {
+        self.packed.iter().map(|(pages, heads)| pages * heads).sum()
+    }
+
+    fn count(&mut self, sums: &mut Conversions) -> Result<(), Error> {
+        let heads = self.heads();
         let counts = self.strange.read(0..2 * heads)?;
         for [before, behind] in self.marks.drain(..) {
             sums.time += before.until(&behind)?;

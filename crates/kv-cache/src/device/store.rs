@@ -5,10 +5,9 @@ use std::sync::Arc;
 use kvant_kernels::device::{
     Activations, Gpu, GpuError, GpuProgram, Place, Spec, override_occupancy,
 };
-use kvant_turboquant::{Width, Widths};
 
 use super::lists::{Chunk, DenseRows, List, Lists, Machine, PackedRows, StepRows};
-use super::packed::{GpuPacked, Room, queries, specs_of};
+use super::packed::{GpuPacked, Room, dense_spec, queries, specs_of};
 use super::pages::{GpuPages, NewTokens};
 use super::scratch::Scratch;
 use crate::error::Error;
@@ -318,11 +317,16 @@ impl DeviceStore {
         Ok(())
     }
 
-    /// Ends a step: waits for all that it has queued, which is a step's one wait, and counts what
-    /// it has packed.
+    /// Ends all steps: waits for what they have queued, and counts what they have packed.
     pub fn finish(&mut self) -> Result<(), Error> {
         self.gpu.synchronize()?;
-        self.scratch.count(&mut self.conversions)
+        while self.scratch.count(&mut self.conversions)? {}
+        Ok(())
+    }
+
+    /// Counts what the oldest step has packed; it is over, and the next one may have begun.
+    pub fn count(&mut self) -> Result<(), Error> {
+        self.scratch.count(&mut self.conversions).map(drop)
     }
 
     /// Copies a page in all layers, so that a sequence can write to its own copy of a shared one.
@@ -383,17 +387,4 @@ fn machine(gpu: &Gpu, shape: &CacheShape, q_heads: usize) -> Result<Machine, Err
         queries: queries(q_heads, heads),
         room: PART_TOKENS,
     })
-}
-
-/// The kernels of a layer that is not packed: those of a packed one of the same heads, if there is
-/// one, so that fewer are compiled.
-fn dense_spec(shape: &CacheShape, heads: LayerShape, q_heads: usize) -> Result<Spec, Error> {
-    let same = shape.layers.iter().filter(|layer| layer.shape == heads);
-    let mut widths = same.filter_map(|layer| match layer.format {
-        Format::Dense => None,
-        Format::TurboQuant(widths) => Some(widths),
-    });
-    let any = Widths { keys: Width::CACHE[0], values: Width::CACHE[0] };
-    let [_, attend] = specs_of(heads, widths.next().unwrap_or(any), q_heads)?;
-    Ok(attend)
 }
