@@ -90,6 +90,25 @@ impl Decoder {
         views.residual.inplace_op1(&Lookup { embedding, ids, scale })
     }
 
+    /// The same on a GPU of a step whose ids the host does not know yet: each is in a row of
+    /// [`Workspace::chosen`], where a kernel that is queued already leaves it. One that is no token
+    /// is looked up as zeros.
+    ///
+    /// An error in a workspace without room for so many tokens, which would move the rows.
+    pub fn begin_chosen(
+        &self,
+        rows: &[u32],
+        positions: &[u32],
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let [room, _] = workspace.rooms();
+        if rows.len() != positions.len() || !(1..=room).contains(&rows.len()) {
+            bail!("a step of {} tokens and {} positions in {room}", rows.len(), positions.len())
+        }
+        let Some(step) = &workspace.views(rows.len())?.gpu else { bail!("no step on a GPU") };
+        step.begin_chosen(rows, positions)
+    }
+
     /// The second half of `forward`, of the step that has begun. On a GPU it only launches, and if
     /// [`Self::repeats`], then the same for every step of as many tokens in a workspace of the same
     /// [`Workspace::rooms`], but for what `attend` does.
@@ -121,6 +140,12 @@ impl Decoder {
         let repeats =
             |block: &Block| block.linears().is_some_and(|all| all.iter().all(|l| l.floats()));
         self.site.gpu().is_some() && self.head.floats() && self.blocks.iter().all(repeats)
+    }
+
+    /// Whether a GPU's steps are queued as a whole: with experts, the host waits in the middle of
+    /// one for what the router says.
+    pub fn queues(&self) -> bool {
+        self.site.gpu().is_some() && self.blocks.iter().all(|block| block.linears().is_some())
     }
 
     /// Logits after some tokens of the last step, by their index in it: `[rows, vocab]` f32, in the

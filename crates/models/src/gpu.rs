@@ -2,6 +2,8 @@
 //! workspace's tensors. What changes from step to step, ids, positions and rows, lies in device
 //! memory and goes up once a step.
 
+mod ids;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Error, Result, Tensor, TensorId, bail};
@@ -30,7 +32,8 @@ pub(crate) struct GpuStep {
     gpu: Gpu,
     /// Tokens that there is room for.
     room: usize,
-    /// Ids of the step's tokens, then their positions; from `2 * room` on rows of logits.
+    /// Ids of the step's tokens, then their positions; from `2 * room` on rows of logits, and from
+    /// `3 * room` on tokens that a kernel chose.
     words: GpuBuffer,
     /// The input of a product in the weights' numbers.
     narrow: GpuBuffer,
@@ -94,7 +97,7 @@ impl GpuStep {
         Ok(Self {
             gpu: gpu.clone(),
             room: room.tokens,
-            words: alloc(3 * 4 * room.tokens)?,
+            words: alloc(4 * 4 * room.tokens)?,
             narrow: alloc(2 * room.tokens * room.input)?,
             copied: Mutex::default(),
             tables: rotaries.iter().map(table).collect::<Result<_>>()?,
@@ -106,18 +109,6 @@ impl GpuStep {
     /// The device.
     pub(crate) fn gpu(&self) -> &Gpu {
         &self.gpu
-    }
-
-    /// Ids and positions of the step, in one write.
-    pub(crate) fn begin(&self, ids: &[u32], positions: &[u32], vocab: usize) -> Result<()> {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
-            bail!("token {id} is not in the vocabulary of {vocab}")
-        }
-        let known = self.positions;
-        if let Some(position) = positions.iter().find(|at| **at as usize >= known) {
-            bail!("position {position} is beyond the {known} that the GPU has angles for")
-        }
-        self.put((&self.words, 0), &[ids, positions].concat())
     }
 
     fn put(&self, (to, at): (&GpuBuffer, usize), words: &[u32]) -> Result<()> {

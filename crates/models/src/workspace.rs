@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use kvant_kernels::device::Place;
 
 use crate::gpu::{GpuStep, StepRoom};
 use crate::{DecoderSpec, ExpertSpec, Heads, Rotary, Site};
@@ -157,6 +158,14 @@ impl Workspace {
     /// the next one.
     pub fn hidden(&self) -> Option<&Tensor> {
         self.last().map(|views| &views.normed)
+    }
+
+    /// Where a GPU's kernel may leave tokens that it chose after the last step, from a row on:
+    /// words, which [`crate::Decoder::begin_chosen`] takes.
+    pub fn chosen(&self, row: usize) -> Result<Place<'_>> {
+        let step = self.last().and_then(|views| views.gpu.as_deref());
+        let Some(step) = step else { bail!("no step on a GPU") };
+        step.chosen(row)
     }
 
     /// What is on a GPU beside the activations of the last step.
