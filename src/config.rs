@@ -49,6 +49,7 @@ pub(crate) struct ModelConfig {
     pub(crate) threads: usize,
     pub(crate) pin_threads: bool,
     pub(crate) replay: bool,
+    pub(crate) run_ahead: bool,
 }
 
 /// Where weights come from.
@@ -196,6 +197,7 @@ impl Default for ModelConfig {
             threads: 0,
             pin_threads: false,
             replay: true,
+            run_ahead: true,
         }
     }
 }

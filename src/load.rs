@@ -164,7 +164,9 @@ impl Opened {
             let store = || DeviceStore::new(gpu, &self.shape, room, config.cache.seed);
             let store = compiling(compiled.as_deref(), store)?;
             let replay = if config.model.replay { Replay::On } else { Replay::Off };
-            let runner = DeviceRunner::new(decoder, gpu, store).replaying(replay);
+            let ahead = config.model.run_ahead && gpu.waits_for_marks();
+            let runner = DeviceRunner::new(decoder, gpu, store);
+            let runner = runner.replaying(replay).running_ahead(ahead);
             return Ok(Engine::start(runner, options));
         }
         let road = match config.cache.attention {

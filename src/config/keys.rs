@@ -43,7 +43,7 @@ const fn key(section: &'static str, name: &'static str, bound: Bound) -> Key {
 }
 
 /// In the order of `config/default.toml`.
-pub(super) const KEYS: [Key; 64] = [
+pub(super) const KEYS: [Key; 65] = [
     key("model", "name", Bound::Text),
     key("model", "revision", Bound::Text),
     key("model", "load_format", Bound::OneOf(&["auto", "dummy"])),
@@ -51,6 +51,7 @@ pub(super) const KEYS: [Key; 64] = [
     key("model", "threads", Bound::Integer(0, 1024)),
     key("model", "pin_threads", Bound::Flag),
     key("model", "replay", Bound::Flag),
+    key("model", "run_ahead", Bound::Flag),
     key("cache", "preset", Bound::OneOf(&PRESETS)),
     key("cache", "key_bits", Bound::Integer(0, 8)),
     key("cache", "value_bits", Bound::Integer(0, 8)),

@@ -1,4 +1,5 @@
-//! `Engine`: the loop and its thread: take, plan, run, commit.
+//! `Engine`: the loop and its thread: take, plan, run, commit. Where the runner can, the next step
+//! is planned and queued before the results of the one under way are waited for.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,7 +52,15 @@ pub struct Engine<R> {
     pace: Pace,
     submissions: mpsc::UnboundedReceiver<Submission>,
     clients: HashMap<SeqId, Client>,
+    under_way: Option<UnderWay>,
     shared: Arc<Shared>,
+}
+
+/// A step that was started or follows one that was; the runner is to finish it.
+#[derive(Debug)]
+struct UnderWay {
+    step: Step,
+    start: Instant,
 }
 
 /// Who waits for a sequence.
@@ -105,7 +114,8 @@ impl<R: Runner + 'static> Engine<R> {
         let (sender, submissions) = mpsc::unbounded_channel();
         let handle = Handle::new(sender, shared.clone());
         let pace = Pace::new(options.step_tokens);
-        let engine = Self { scheduler, runner, pace, submissions, clients: HashMap::new(), shared };
+        let (clients, under_way) = (HashMap::new(), None);
+        let engine = Self { scheduler, runner, pace, submissions, clients, under_way, shared };
         let thread = std::thread::Builder::new().name("engine".into());
         thread.spawn(move || engine.live()).expect("the system gives a thread at start");
         handle
@@ -116,7 +126,7 @@ impl<R: Runner + 'static> Engine<R> {
     fn live(mut self) {
         let ended = catch_unwind(AssertUnwindSafe(|| {
             while self.take() {
-                self.step()?;
+                self.turn()?;
             }
             Ok::<(), RunError>(())
         }));
@@ -140,9 +150,28 @@ impl<R: Runner + 'static> Engine<R> {
         }
     }
 
-    /// One turn.
-    fn step(&mut self) -> Result<(), RunError> {
+    /// One turn: a step is begun if none is under way, the next one is queued behind it, and its
+    /// results are taken.
+    fn turn(&mut self) -> Result<(), RunError> {
         self.shared.heartbeat.beat();
+        let UnderWay { step, start } = match self.under_way.take() {
+            Some(under_way) => under_way,
+            None => self.begin()?,
+        };
+        self.under_way = self.run_ahead(&step)?;
+        let sampled = self.runner.finish(&step, &self.shared.heartbeat)?;
+        if !step.prefill.is_empty() {
+            self.pace.learn(tokens(&step), start.elapsed());
+        }
+        let emits = self.scheduler.commit(&step, sampled);
+        self.shared.figures.steps.fetch_add(1, Relaxed);
+        self.publish();
+        self.emit(emits);
+        Ok(())
+    }
+
+    /// Plans a step and starts it.
+    fn begin(&mut self) -> Result<UnderWay, RunError> {
         let mut step = self.scheduler.plan(self.pace.budget_tokens());
         for seq in self.scheduler.take_preempted() {
             self.runner.forget(seq);
@@ -154,31 +183,42 @@ impl<R: Runner + 'static> Engine<R> {
         // Before it too: the first step may be long.
         self.publish();
         let start = Instant::now();
-        let sampled = self.runner.run(&step, &self.shared.heartbeat)?;
-        if !step.prefill.is_empty() {
-            self.pace.learn(tokens(&step), start.elapsed());
+        self.runner.start(&step, &self.shared.heartbeat)?;
+        Ok(UnderWay { step, start })
+    }
+
+    /// Queues the next step behind one whose tokens are not known yet, if it can be planned and
+    /// the runner takes it.
+    fn run_ahead(&mut self, step: &Step) -> Result<Option<UnderWay>, RunError> {
+        if !self.runner.follows() {
+            return Ok(None);
         }
-        let emits = self.scheduler.commit(&step, sampled);
-        self.shared.figures.steps.fetch_add(1, Relaxed);
-        self.publish();
-        self.emit(emits);
-        Ok(())
+        let Some(next) = self.scheduler.plan_ahead(step) else { return Ok(None) };
+        if !self.runner.follow(&next, &self.shared.heartbeat)? {
+            return Ok(None);
+        }
+        self.shared.figures.steps_ahead.fetch_add(1, Relaxed);
+        Ok(Some(UnderWay { step: next, start: Instant::now() }))
     }
 
     /// Takes what has come, drops whose client has left, and waits if there is nothing to do; false
-    /// when nobody is left to ask for more.
+    /// when nobody is left to ask for more. A step under way is something to do, also where all its
+    /// sequences have ended: its results are taken, though they are nobody's.
     fn take(&mut self) -> bool {
         loop {
-            loop {
+            let rests = loop {
                 match self.submissions.try_recv() {
                     Ok(submission) => self.submit(submission),
-                    Err(TryRecvError::Disconnected) if self.clients.is_empty() => return false,
-                    Err(_) => break,
+                    Err(TryRecvError::Disconnected) if self.clients.is_empty() => break true,
+                    Err(_) => break false,
                 }
-            }
+            };
             self.drop_left();
-            if !self.scheduler.is_idle() {
+            if self.under_way.is_some() || !self.scheduler.is_idle() {
                 return true;
+            }
+            if rests {
+                return false;
             }
             self.scheduler.check();
             self.publish();

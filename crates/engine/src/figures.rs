@@ -20,6 +20,7 @@ pub(crate) struct Figures {
     pub(crate) cancelled_decode: AtomicU64,
     pub(crate) unread: AtomicU64,
     pub(crate) steps: AtomicU64,
+    pub(crate) steps_ahead: AtomicU64,
     pub(crate) converted_pages: AtomicU64,
     pub(crate) conversion_micros: AtomicU64,
     pub(crate) not_finite_pages: AtomicU64,
@@ -59,6 +60,8 @@ pub struct Gauges {
     pub unread: u64,
     /// Steps since start.
     pub steps: u64,
+    /// Those of them that were queued before the tokens of the step in front were known.
+    pub steps_ahead: u64,
     /// Pages packed since start, each layer's for itself.
     pub converted_pages: u64,
     /// Microseconds that packing them took.
@@ -88,6 +91,7 @@ impl Figures {
             cancelled_decode: self.cancelled_decode.load(Relaxed),
             unread: self.unread.load(Relaxed),
             steps: self.steps.load(Relaxed),
+            steps_ahead: self.steps_ahead.load(Relaxed),
             converted_pages: self.converted_pages.load(Relaxed),
             conversion_micros: self.conversion_micros.load(Relaxed),
             not_finite_pages: self.not_finite_pages.load(Relaxed),

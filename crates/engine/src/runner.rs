@@ -45,6 +45,30 @@ pub trait Runner: Send {
     /// stalled one.
     fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError>;
 
+    /// Begins a step, which `finish` ends: what can be queued is queued.
+    fn start(&mut self, _step: &Step, _alive: &Heartbeat) -> Result<(), RunError> {
+        Ok(())
+    }
+
+    /// Whether it may queue a step behind the one that was started.
+    fn follows(&self) -> bool {
+        false
+    }
+
+    /// Queues a step of [`Scheduler::plan_ahead`] behind the one that was started, whose tokens it
+    /// takes without the host; false if it cannot, and then nothing is queued.
+    ///
+    /// [`Scheduler::plan_ahead`]: crate::Scheduler::plan_ahead
+    fn follow(&mut self, _step: &Step, _alive: &Heartbeat) -> Result<bool, RunError> {
+        Ok(false)
+    }
+
+    /// Waits for the results of the oldest step that was started or follows, this one, and not for
+    /// the step behind it.
+    fn finish(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
+        self.run(step, alive)
+    }
+
     /// A sequence was cancelled or preempted: what was kept for it beside its pages may go.
     fn forget(&mut self, seq: SeqId);
 

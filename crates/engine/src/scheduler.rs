@@ -4,6 +4,8 @@
 //! youngest sequence is preempted when pages run out, so the oldest always goes on and nobody
 //! starves.
 
+mod ahead;
+
 use std::collections::{HashMap, VecDeque};
 
 use kvant_kv_cache::{PagePool, pages_for};
@@ -133,10 +135,7 @@ impl Scheduler {
         let needed = pages_for(self.running[index].len());
         while self.running[index].pages().len() < needed {
             if let Some(page) = self.pool.alloc() {
-                let Phase::Decode { place, .. } = &mut self.running[index].phase else {
-                    unreachable!("only decode rows grow")
-                };
-                place.pages.push(page);
+                self.running[index].push_page(page);
                 continue;
             }
             self.preempt_youngest();
@@ -154,21 +153,24 @@ impl Scheduler {
         self.waiting.push_front(sequence);
     }
 
-    /// Moves the oldest waiting sequence to prefill if there is room: a place, staging, pages for
-    /// all its tokens and the next one, and beside them a page for each running sequence to grow
-    /// into, lest it be preempted at once.
-    fn admit(&mut self) -> bool {
-        let Some(sequence) = self.waiting.front() else { return false };
+    /// Staging tiles and pages for the oldest waiting sequence, if there is room for it: a place,
+    /// staging, pages for all its tokens and the next one, and beside them a page for each running
+    /// sequence to grow into, lest it be preempted at once.
+    fn room(&self) -> Option<(usize, usize)> {
+        let sequence = self.waiting.front()?;
         let tiles = pages_for(sequence.prompt_len()).min(self.limits.staging_tiles);
         let pages = pages_for(sequence.len());
         let spare = pages_for(sequence.len() + 1) - pages + self.running.len();
         let alone = self.running.is_empty();
-        if self.running.len() >= self.limits.sequences
-            || self.tiles_used + tiles > self.limits.staging_tiles
-            || (!alone && pages + spare > self.pool.free())
-        {
-            return false;
-        }
+        let fits = self.running.len() < self.limits.sequences
+            && self.tiles_used + tiles <= self.limits.staging_tiles
+            && (alone || pages + spare <= self.pool.free());
+        fits.then_some((tiles, pages))
+    }
+
+    /// Moves the oldest waiting sequence to prefill if there is room.
+    fn admit(&mut self) -> bool {
+        let Some((tiles, pages)) = self.room() else { return false };
         let pages = (0..pages).map(|_| self.pool.alloc().expect("counted above")).collect();
         let tail = self.tails.pop().expect("there are as many as sequences may run");
         self.tiles_used += tiles;
@@ -178,7 +180,8 @@ impl Scheduler {
         true
     }
 
-    /// Takes the results of a planned step; finished sequences give their pages back.
+    /// Takes the results of a planned step; finished sequences give their pages back. What a step
+    /// ahead gave for a sequence that has ended meanwhile is dropped.
     pub fn commit(&mut self, step: &Step, sampled: Vec<Sampled>) -> Vec<Emit> {
         let decoded = step.decode.iter().map(|row| (row.seq, row.tokens.len()));
         let chunks = step.prefill.iter().map(|chunk| (chunk.seq, chunk.tokens.len()));

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use kvant_kv_cache::{PAGE_TOKENS, pages_for};
+use kvant_kv_cache::{PAGE_TOKENS, PageId, pages_for};
 
 use crate::constraint::{Constraint, TokenMask};
 use crate::request::{
@@ -115,6 +115,17 @@ impl Sequence {
         }
     }
 
+    /// Adds a page to what it holds.
+    ///
+    /// # Panics
+    /// If it holds nothing: an error of ours.
+    pub(crate) fn push_page(&mut self, page: PageId) {
+        match &mut self.phase {
+            Phase::Waiting => panic!("sequence {} grows while it waits", self.id.0),
+            Phase::Prefill { place, .. } | Phase::Decode { place, .. } => place.pages.push(page),
+        }
+    }
+
     /// Pages that it holds.
     pub(crate) fn pages(&self) -> &[u32] {
         self.place().map_or(&[], |place| &place.pages)
@@ -157,7 +168,27 @@ impl Sequence {
             position: *cached as u32,
             place: place.clone(),
             sample: (end == self.len()).then(|| self.sample_row()),
+            follows: None,
         }
+    }
+
+    /// Whether it ends with the token that is being chosen, whatever that is.
+    pub(crate) fn is_last_token(&self) -> bool {
+        self.output.len() + 1 >= self.stop.max_tokens as usize
+    }
+
+    /// The row that computes the token that is being chosen, which will be the result of that
+    /// number; `None` if it holds nothing.
+    pub(crate) fn row_ahead(&self, result: u32) -> Option<DecodeRow> {
+        let sample = self.sample_row();
+        Some(DecodeRow {
+            seq: self.id,
+            tokens: vec![0],
+            position: self.len() as u32,
+            place: self.place()?.clone(),
+            sample: Some(SampleRow { index: sample.index + 1, ..sample }),
+            follows: Some(result),
+        })
     }
 
     /// The next part of the prompt, of at most `budget` tokens.

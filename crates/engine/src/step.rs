@@ -34,6 +34,34 @@ pub struct DecodeRow {
     pub place: Place,
     /// How the next token is chosen; `None` if it is known already.
     pub sample: Option<SampleRow>,
+    /// `Some` in a step ahead, in all of its rows: the row's one token is the result of that number
+    /// of the step under way, which the host does not know yet. In `tokens` is a 0 for it.
+    pub follows: Option<u32>,
+}
+
+impl Step {
+    /// The sequences for which a token is chosen, in the order of the results.
+    pub(crate) fn sampled(&self) -> impl Iterator<Item = (SeqId, &SampleRow)> {
+        let rows = self.decode.iter().map(|row| (row.seq, &row.sample));
+        let chunks = self.prefill.iter().map(|chunk| (chunk.seq, &chunk.sample));
+        rows.chain(chunks).filter_map(|(seq, sample)| Some((seq, sample.as_ref()?)))
+    }
+
+    /// Whether tokens are all that is asked for, each by plain rules: what a GPU leaves behind
+    /// beside them is not read, so that the next step may overwrite it.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.sampled().all(|(_, sample)| sample.is_plain())
+            && self
+                .prefill
+                .iter()
+                .all(|chunk| chunk.prompt_logprobs.is_none() && chunk.pooling.is_none())
+    }
+
+    /// Of a step ahead: the results of the step in front of it that are its tokens.
+    pub(crate) fn followed(&self) -> Option<Vec<u32>> {
+        let follows = self.decode.iter().map(|row| row.follows);
+        if self.decode.is_empty() { None } else { follows.collect() }
+    }
 }
 
 /// Consecutive tokens of one prompt.
@@ -137,6 +165,18 @@ pub struct SampleRow {
     pub output: Vec<TokenId>,
     /// The only tokens that may be chosen, if the sequence has a constraint.
     pub allowed: Option<TokenMask>,
+}
+
+impl SampleRow {
+    /// Whether the next token follows from logits, parameters and `index` alone, as on a GPU.
+    pub(crate) fn is_plain(&self) -> bool {
+        let params = &self.params;
+        params.logit_bias.is_empty()
+            && self.forbidden.is_empty()
+            && self.allowed.is_none()
+            && !params.has_penalty()
+            && params.logprobs.is_none_or(|top| top == 0)
+    }
 }
 
 /// What a step gave for one sequence: for every row and chunk that samples, and for every chunk

@@ -59,6 +59,7 @@ fn step(position: usize) -> Step {
             output: Vec::new(),
             allowed: None,
         }),
+        follows: None,
     };
     Step { decode: (0..ROWS).map(row).collect(), prefill: Vec::new() }
 }

@@ -2,7 +2,8 @@
 //! repeats one run.
 //!
 //! After every call each page is held once or free; every sequence gets exactly its scripted
-//! tokens, whatever was cancelled or preempted around it; and nobody starves.
+//! tokens, whatever was cancelled or preempted around it; and nobody starves. Every second run
+//! plans steps ahead, as for a GPU: computed before the results of those in front are taken.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -46,6 +47,8 @@ struct ScriptedModel {
     staged: HashMap<SeqId, Vec<u32>>,
     paged: HashMap<SeqId, Vec<u32>>,
     prompts: HashMap<SeqId, usize>,
+    /// Of the last step.
+    results: Vec<u32>,
     /// Prompts longer than staging that were completed.
     early: usize,
 }
@@ -65,7 +68,13 @@ impl ScriptedModel {
             let tokens = self.paged.get_mut(&row.seq).expect("decode follows a prefill");
             assert_eq!(tokens.len(), row.position as usize, "positions come in order");
             let page = tokens.len() / PAGE_TOKENS;
-            tokens.extend(&row.tokens);
+            match row.follows {
+                None => tokens.extend(&row.tokens),
+                Some(result) => {
+                    assert_eq!(row.tokens, [0], "it is not known yet");
+                    tokens.push(self.results[result as usize]);
+                }
+            }
             assert_eq!((tokens.len() - 1) / PAGE_TOKENS, page, "a row is of one page");
             assert!(written.insert(row.place.pages[page]), "two rows write one page");
             assert!(tails.insert(row.place.tail), "two rows have one tail");
@@ -107,6 +116,7 @@ impl ScriptedModel {
         let room = limits.staging_tiles;
         let tiles = self.staged.keys().map(|seq| self.prompts[seq].div_ceil(PAGE_TOKENS).min(room));
         assert!(tiles.sum::<usize>() <= room);
+        self.results = sampled.iter().filter_map(|sampled| sampled.token).collect();
         sampled
     }
 
@@ -123,6 +133,11 @@ struct World {
     scheduler: Scheduler,
     model: ScriptedModel,
     heard: BTreeMap<SeqId, Heard>,
+    ahead: bool,
+    under_way: Option<(Step, Vec<Sampled>)>,
+    followed: usize,
+    /// Results of sequences that had ended.
+    dropped: usize,
     finished: usize,
     cancelled: usize,
     preempted: usize,
@@ -150,6 +165,10 @@ impl World {
             random,
             model: ScriptedModel::default(),
             heard: BTreeMap::new(),
+            ahead: seed % 2 == 1,
+            under_way: None,
+            followed: 0,
+            dropped: 0,
             finished: 0,
             cancelled: 0,
             preempted: 0,
@@ -189,7 +208,11 @@ impl World {
         self.cancelled += 1;
     }
 
-    fn step(&mut self) {
+    fn is_idle(&self) -> bool {
+        self.scheduler.is_idle() && self.under_way.is_none()
+    }
+
+    fn begin(&mut self) -> (Step, Vec<Sampled>) {
         let budget = 1 + self.random.below(200);
         let step = self.scheduler.plan(budget);
         for seq in self.scheduler.take_preempted() {
@@ -203,6 +226,29 @@ impl World {
         assert!(prefill <= budget.saturating_sub(decoded).max(16));
         assert!(self.heard.is_empty() || !step.decode.is_empty() || prefill > 0, "a step idles");
         let sampled = self.model.run(&step, &self.limits);
+        (step, sampled)
+    }
+
+    fn run_ahead(&mut self, step: &Step) {
+        if let Some(next) = self.scheduler.plan_ahead(step) {
+            assert!(next.prefill.is_empty() && !next.decode.is_empty());
+            // A runner may refuse.
+            if self.random.below(10) > 0 {
+                let sampled = self.model.run(&next, &self.limits);
+                self.under_way = Some((next, sampled));
+                self.followed += 1;
+            }
+        }
+        assert!(self.scheduler.take_preempted().is_empty(), "nobody is preempted for it");
+        self.scheduler.check();
+    }
+
+    fn step(&mut self) {
+        let (step, sampled) = self.under_way.take().unwrap_or_else(|| self.begin());
+        if self.ahead {
+            self.run_ahead(&step);
+        }
+        self.dropped += sampled.iter().filter(|s| !self.heard.contains_key(&s.seq)).count();
         let oldest = self.heard.keys().next().copied();
         let emits = self.scheduler.commit(&step, sampled);
         self.waited = match oldest {
@@ -255,12 +301,12 @@ fn run(seed: u64) -> World {
         if world.random.below(40) == 0 && !world.heard.is_empty() {
             world.cancel();
         }
-        if !world.scheduler.is_idle() {
+        if !world.is_idle() {
             world.step();
         }
     }
     let mut steps = 0;
-    while !world.scheduler.is_idle() {
+    while !world.is_idle() {
         world.step();
         steps += 1;
         assert!(steps < 100_000, "what was left does not come to an end");
@@ -277,6 +323,7 @@ fn random_traffic_keeps_every_invariant() {
         return;
     }
     let (mut finished, mut cancelled, mut preempted, mut early) = (0, 0, 0, 0);
+    let (mut followed, mut dropped) = (0, 0);
     for seed in 0..SEEDS {
         let world = std::panic::catch_unwind(|| run(seed))
             .unwrap_or_else(|_| panic!("run again with SEED={seed}"));
@@ -284,10 +331,15 @@ fn random_traffic_keeps_every_invariant() {
         cancelled += world.cancelled;
         preempted += world.preempted;
         early += world.model.early;
+        followed += world.followed;
+        dropped += world.dropped;
+        assert!(world.ahead || world.dropped == 0, "only a step ahead computes for nobody");
     }
     eprintln!("{finished} finished, {cancelled} cancelled, {preempted} preempted, {early} early");
     assert!(finished > 50_000 && cancelled > 5_000 && preempted > 1_000, "the traffic is too thin");
     assert!(early > 5_000, "too few prompts are longer than staging");
+    eprintln!("{followed} steps ahead, {dropped} results dropped");
+    assert!(followed > 50_000 && dropped > 1_000, "too few steps run ahead");
 }
 
 #[test]

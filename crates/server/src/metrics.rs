@@ -225,7 +225,7 @@ impl Page<'_> {
         let usage = if pages == 0 { 0.0 } else { pages_used as f64 / pages as f64 };
         let waiting = gauges.waiting + gauges.preempted;
         let whole = |number: u64| number as f64;
-        let rows: [(&str, &str, &str, f64); 11] = [
+        let rows: [(&str, &str, &str, f64); 12] = [
             (
                 "vllm:num_requests_running",
                 "gauge",
@@ -262,6 +262,12 @@ impl Page<'_> {
             ),
             ("kvant:pages_used", "gauge", "Cache pages in use.", whole(pages_used)),
             ("kvant:steps_total", "counter", "Steps of the engine.", whole(gauges.steps)),
+            (
+                "kvant:steps_ahead_total",
+                "counter",
+                "Steps queued before the tokens of the step in front were known.",
+                whole(gauges.steps_ahead),
+            ),
         ];
         for (name, kind, help, value) in rows {
             self.family(name, kind, help);

@@ -1,14 +1,15 @@
 //! `DeviceRunner`: a decoder and its cache on a GPU. A step is queued as a whole; the host waits
-//! once, for the tokens.
+//! once, for the tokens, and by then the next step may be in the queue.
 
 mod replay;
 mod sample;
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Error, Result as TensorResult, Tensor};
-use kvant_kernels::device::{Activations, Gpu, Place};
+use kvant_kernels::device::{Activations, Gpu, GpuMark, Place};
 use kvant_kv_cache::{Chunk, Conversions, DeviceAttention, DeviceStore, PageId, Row, Span};
 use kvant_models::{Attend, Decoder, LayerSpec, Workspace};
 
@@ -19,7 +20,7 @@ use crate::request::{SeqId, TokenLogprob};
 use crate::sampler::{self, Choice};
 use crate::step::{PrefillChunk, PromptLogprobs, Sampled, Step, early_recent};
 use replay::{Kept, Launches};
-use sample::DeviceSampler;
+use sample::{DeviceSampler, Side};
 
 pub use replay::Replay;
 
@@ -32,6 +33,22 @@ pub struct DeviceRunner {
     sampler: DeviceSampler,
     gpu: Gpu,
     kept: Kept,
+    /// Whether a step may be queued behind another one.
+    ahead: bool,
+    /// Oldest first; two at most.
+    flights: VecDeque<Flight>,
+}
+
+/// A step in the queue whose results have not been read.
+#[derive(Debug)]
+struct Flight {
+    end: GpuMark,
+    /// Those that the host has made.
+    choices: Vec<Option<Choice>>,
+    /// Where those of the GPU are.
+    side: Side,
+    /// Whether nothing else is read of it.
+    plain: bool,
 }
 
 impl DeviceRunner {
@@ -40,13 +57,22 @@ impl DeviceRunner {
         let decoder = decoder.into();
         let workspace = decoder.workspace();
         let (sampler, gpu) = (DeviceSampler::new(gpu), gpu.clone());
-        Self { decoder, store, workspace, sampler, gpu, kept: Kept::default() }
+        let (kept, ahead, flights) = (Kept::default(), false, VecDeque::new());
+        Self { decoder, store, workspace, sampler, gpu, kept, ahead, flights }
+    }
+
+    /// Lets it queue a step before the host has read the tokens of the one in front, or not. It
+    /// gains nothing where the host cannot wait for the one alone ([`Gpu::waits_for_marks`]).
+    #[must_use]
+    pub fn running_ahead(mut self, ahead: bool) -> Self {
+        self.ahead = ahead && self.decoder.queues();
+        self
     }
 
     /// Lets it replay steps of decoding, or not, where the GPU and the decoder allow that.
     #[must_use]
     pub fn replaying(mut self, replay: Replay) -> Self {
-        let can = self.gpu.records() && self.decoder.repeats();
+        let can = self.decoder.repeats() && (self.gpu.records() || replay == Replay::Filled);
         self.kept = Kept::new(if can { replay } else { Replay::Off });
         self
     }
@@ -85,12 +111,27 @@ impl DeviceRunner {
         let rows: Vec<Row<'_>> = step.decode.iter().map(row_of).collect();
         let chunks: Vec<Chunk<'_>> = step.prefill.iter().map(chunk_of).collect();
         self.store.begin(&rows, &chunks)?;
-        let Tokens { ids, positions } = Tokens::of(step);
+        self.begin(step, 0)?;
         let layers = &self.decoder.spec().layers;
         let mut attend = DeviceAttend { layers, store: &mut self.store, alive };
-        self.decoder.forward(&ids, &positions, &mut attend, &mut self.workspace)?;
+        self.decoder.compute(&mut attend, &self.workspace)?;
         for chunk in step.prefill.iter().filter(|chunk| chunk.is_last()) {
             self.store.close(chunk.seq.0);
+        }
+        Ok(())
+    }
+
+    /// Uploads the tokens of a step, filled up with idle ones.
+    fn begin(&mut self, step: &Step, filled: usize) -> Result<(), RunError> {
+        let Tokens { mut ids, mut positions } = Tokens::of(step);
+        let count = ids.len().max(filled);
+        positions.resize(count, 0);
+        if let Some(mut results) = step.followed() {
+            results.resize(count, 0);
+            self.decoder.begin_chosen(&results, &positions, &mut self.workspace)?;
+        } else {
+            ids.resize(count, 0);
+            self.decoder.begin(&ids, &positions, &mut self.workspace)?;
         }
         Ok(())
     }
@@ -103,11 +144,11 @@ impl DeviceRunner {
         for (group, rows) in rows.chunks(LOGIT_ROWS).enumerate() {
             let first = group * LOGIT_ROWS;
             let at: Vec<u32> = rows.iter().map(|row| row.at).collect();
-            let logits = self.decoder.logits(&at, &mut self.workspace)?;
-            self.sampler.launch(logits, first, rows.len())?;
+            let logits = self.decoder.logits(&at, &mut self.workspace)?.clone();
+            self.sampler.launch(&logits, (first, rows.len()), self.workspace.chosen(first)?)?;
             for (index, row) in rows.iter().enumerate() {
-                if !sample::on_device(row.sample) {
-                    let mut logits = host_row(logits, index)?;
+                if !row.sample.is_plain() {
+                    let mut logits = host_row(&logits, index)?;
                     choices[first + index] = sampler::sample(&mut logits, row.sample);
                 }
             }
@@ -125,24 +166,21 @@ impl DeviceRunner {
         alive.beat();
         let places: Vec<Row<'_>> = step.decode.iter().map(row_of).collect();
         let layout = self.store.begin_filled(&places, filled)?;
-        let Tokens { mut ids, mut positions } = Tokens::of(step);
-        ids.resize(filled, 0);
-        positions.resize(filled, 0);
-        self.decoder.begin(&ids, &positions, &mut self.workspace)?;
+        self.begin(step, filled)?;
         self.sampler.begin(rows, filled)?;
         let launches =
             Launches { layout, workspace: self.workspace.rooms(), sampler: self.sampler.room() };
-        let Self { decoder, store, workspace, sampler, gpu, kept } = self;
+        let Self { decoder, store, workspace, sampler, gpu, kept, .. } = self;
         kept.run(gpu, launches, || {
             let layers = &decoder.spec().layers;
             decoder.compute(&mut DeviceAttend { layers, store, alive }, workspace)?;
             let all: Vec<u32> = (0..filled as u32).collect();
-            let logits = decoder.logits(&all, workspace)?;
-            Ok(sampler.launch(logits, 0, filled)?)
+            let logits = decoder.logits(&all, workspace)?.clone();
+            Ok(sampler.launch(&logits, (0, filled), workspace.chosen(0)?)?)
         })?;
         let mut choices = vec![None; rows.len()];
         for (row, choice) in rows.iter().zip(&mut choices) {
-            if !sample::on_device(row.sample) {
+            if !row.sample.is_plain() {
                 let mut logits = host_row(self.workspace.logits(filled)?, row.at as usize)?;
                 *choice = sampler::sample(&mut logits, row.sample);
             }
@@ -150,8 +188,22 @@ impl DeviceRunner {
         Ok(choices)
     }
 
-    /// Ends a step whose tokens are not asked for.
-    pub(super) fn finish(&mut self) -> Result<(), RunError> {
+    /// Puts a step into the queue as a whole.
+    fn queue(&mut self, step: &Step, alive: &Heartbeat) -> Result<(), RunError> {
+        let rows = sampled_rows(step);
+        let choices = if let Some(filled) = self.kept.filled(step) {
+            self.decode(step, (&rows, filled), alive)?
+        } else {
+            self.forward(step, alive)?;
+            self.choose(&rows)?
+        };
+        let (end, side, plain) = (self.gpu.mark()?, self.sampler.side(), step.is_plain());
+        self.flights.push_back(Flight { end, choices, side, plain });
+        Ok(())
+    }
+
+    /// Ends a step that was computed by `forward` alone.
+    pub(super) fn settle(&mut self) -> Result<(), RunError> {
         Ok(self.store.finish()?)
     }
 
@@ -193,15 +245,37 @@ impl DeviceRunner {
 
 impl Runner for DeviceRunner {
     fn run(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
+        self.start(step, alive)?;
+        self.finish(step, alive)
+    }
+
+    fn start(&mut self, step: &Step, alive: &Heartbeat) -> Result<(), RunError> {
+        self.queue(step, alive)
+    }
+
+    fn follows(&self) -> bool {
+        self.ahead
+    }
+
+    fn follow(&mut self, step: &Step, alive: &Heartbeat) -> Result<bool, RunError> {
+        let rows = self.kept.filled(step).unwrap_or(step.decode.len());
+        // What grows now loses what the step in flight leaves.
+        let room = self.workspace.rooms()[0].min(self.sampler.room());
+        let alone = self.flights.len() == 1 && self.flights.iter().all(|flight| flight.plain);
+        let can = self.ahead && alone && step.is_plain() && rows <= room;
+        if can {
+            self.queue(step, alive)?;
+        }
+        Ok(can)
+    }
+
+    fn finish(&mut self, step: &Step, alive: &Heartbeat) -> Result<Vec<Sampled>, RunError> {
+        let flight = self.flights.pop_front().expect("a step was started");
+        let Flight { end, mut choices, side, .. } = flight;
+        self.gpu.wait(&end)?;
+        self.store.count()?;
         let rows = sampled_rows(step);
-        let mut choices = if let Some(filled) = self.kept.filled(step) {
-            self.decode(step, (&rows, filled), alive)?
-        } else {
-            self.forward(step, alive)?;
-            self.choose(&rows)?
-        };
-        self.store.finish()?;
-        self.sampler.finish(&rows, &mut choices)?;
+        self.sampler.finish((&rows, side), &mut choices)?;
         let mut sampled = results(step, (&rows, choices), |first, asked| {
             alive.beat();
             self.prompt_scores(first, asked)

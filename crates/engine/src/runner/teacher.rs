@@ -157,6 +157,7 @@ impl Teacher {
                 position: position as u32,
                 place: place(window, self.stride),
                 sample: None,
+                follows: None,
             });
         }
         if places.is_empty() {

@@ -63,7 +63,7 @@ impl Seat {
             Self::Cpu(runner) => rayon::scope(|_| runner.forward(step, &alive)),
             Self::Gpu(runner) => {
                 runner.forward(step, &alive)?;
-                runner.finish()
+                runner.settle()
             }
         }
     }

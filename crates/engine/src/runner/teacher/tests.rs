@@ -38,6 +38,7 @@ fn served(decoder: &Arc<Decoder>, shape: &CacheShape, window: &Window) -> Vec<Ve
             position: position as u32,
             place: place.clone(),
             sample: None,
+            follows: None,
         };
         seat.forward(&Step { decode: vec![row], prefill: Vec::new() }).unwrap();
         seat.logits(&[0], |_, logits| logits.to_vec()).unwrap().remove(0)
