@@ -18,7 +18,7 @@ use kvant_models::Decoder;
 
 pub use agreement::{Agreement, agreement, sample_requests};
 use cache::{Heads, cache_error, strange_pages};
-pub use model::{PairLoad, model_agreement, replay_agreement};
+pub use model::{PairLoad, ahead_agreement, model_agreement, replay_agreement};
 
 /// The largest relative error of attention: what queries of 15 bits and weights of 16 leave, on the
 /// CPU as on a GPU.

@@ -18,8 +18,8 @@ mod stats;
 mod table;
 
 pub use doctor::{
-    Agreement, Check, PairLoad, agreement, check_cache, check_model, model_agreement,
-    processor_path, replay_agreement, sample_requests,
+    Agreement, Check, PairLoad, agreement, ahead_agreement, check_cache, check_model,
+    model_agreement, processor_path, replay_agreement, sample_requests,
 };
 pub use kernels::{HeadShape, KernelLoad, KernelTable, NamedWidths, kernels};
 pub use needle::{

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-use kvant_bench::{Check, PairLoad, check_cache, model_agreement, replay_agreement};
+use kvant_bench::{
+    Check, PairLoad, ahead_agreement, check_cache, model_agreement, replay_agreement,
+};
 use kvant_engine::{Device, DeviceName};
 use kvant_models::ModelFiles;
 
@@ -161,4 +163,36 @@ fn replayed_steps_are_those_of_their_launches() {
             assert_eq!((found.same, found.logprob), (found.tokens, 0.0), "{preset}");
         }
     }
+}
+
+/// The same of steps that are queued before the tokens of those in front are read, by sequences
+/// that end meanwhile too. Blocks of GGUF files are not replayed, and run ahead all the same.
+#[test]
+fn steps_ahead_are_those_one_after_the_other() {
+    let Some(device) = device() else { return };
+    let gpu = device.gpu().unwrap();
+    let narrow = made_up("ahead", [8, 2, 128], "bfloat16");
+    let dummy = Arc::new(narrow.load_dummy_at(&device.site, 1).unwrap());
+    let load_at = |files: &ModelFiles| files.load_at(&device.site, &mut |_, _| {}).unwrap();
+    let (tiny, blocks) = (Arc::new(load_at(&tiny())), Arc::new(load_at(&blocks())));
+    let plenty = PairLoad { pages: 512, requests: 40, output_tokens: 400, ..PairLoad::default() };
+    let few = PairLoad { pages: 24, requests: 10, output_tokens: 200, ..PairLoad::default() };
+    let loads = [("tq4", &plenty), ("auto", &few), ("f16", &plenty)];
+    let mut dropped = 0;
+    for (decoder, loads) in [(tiny, &loads[..]), (dummy, &loads[..]), (blocks, &loads[1..2])] {
+        for (preset, load) in loads {
+            let found = ahead_agreement((&decoder, gpu), preset, load).unwrap();
+            eprintln!("{preset}: {found:?}");
+            assert_eq!((found.same, found.logprob), (found.tokens, 0.0), "{preset}");
+            assert!(found.ahead > found.steps / 3, "{preset}");
+            dropped += found.dropped;
+        }
+    }
+    assert!(dropped > 0, "no sequence ended with a step ahead in the queue");
+}
+
+/// A model of a GGUF file in blocks of 8 bits.
+fn blocks() -> ModelFiles {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    ModelFiles::open(&folder.join("llama-gguf-q8_0/model.gguf")).unwrap()
 }

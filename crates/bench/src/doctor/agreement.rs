@@ -1,14 +1,15 @@
 //! `agreement`: two runners compute the same steps, the first one's tokens go on: how often the
-//! second would have chosen the same.
+//! second would have chosen the same. Where the second runs ahead, it goes on by tokens of its own
+//! that nobody has read, and the first computes the same rows when they are known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use kvant_engine::{
-    GenerateRequest, Heartbeat, Runner, SamplingParams, Scheduler, SchedulerLimits, SeqId,
-    StopRules,
+    GenerateRequest, Heartbeat, Runner, SamplingParams, Scheduler, SchedulerLimits, SeqId, Step,
+    StopRules, TokenId,
 };
 
 use crate::random;
@@ -26,6 +27,11 @@ pub struct Agreement {
     pub packed: u64,
     /// Steps that were computed.
     pub steps: u64,
+    /// Those of them that the second one had queued before its tokens of the step in front were
+    /// read.
+    pub ahead: u64,
+    /// Results of sequences that had ended by then.
+    pub dropped: usize,
     /// How often the host has waited for the GPU in them, where one was asked.
     pub waits: u64,
 }
@@ -71,6 +77,16 @@ pub fn sample_requests(
     (0..count).map(|number| (5 * number, request(number))).collect()
 }
 
+/// A step with the tokens that it takes from the results of the one in front.
+fn known(step: &Step, last: &[Option<TokenId>]) -> Step {
+    let mut step = step.clone();
+    for row in &mut step.decode {
+        let result = row.follows.take().and_then(|result| *last.get(result as usize)?);
+        row.tokens.iter_mut().zip(result).for_each(|(token, result)| *token = result);
+    }
+    step
+}
+
 /// Runs the requests to their end on both.
 pub fn agreement(
     reference: &mut impl Runner,
@@ -82,24 +98,39 @@ pub fn agreement(
     let alive = Heartbeat::new(Duration::MAX);
     let mut waiting = requests.into_iter().peekable();
     let mut agreement = Agreement::default();
+    let mut under_way = None;
+    let mut last = Vec::new();
     for number in 0.. {
         while let Some((_, request)) = waiting.next_if(|(at, _)| *at <= number) {
             scheduler.submit(request);
         }
-        if scheduler.is_idle() && waiting.peek().is_none() {
+        if scheduler.is_idle() && under_way.is_none() && waiting.peek().is_none() {
             break;
         }
-        let step = scheduler.plan(step_tokens);
-        for seq in scheduler.take_preempted() {
-            reference.forget(seq);
-            other.forget(seq);
-        }
-        if step.decode.is_empty() && step.prefill.is_empty() {
-            continue;
-        }
+        let step = if let Some(step) = under_way.take() {
+            step
+        } else {
+            let step = scheduler.plan(step_tokens);
+            for seq in scheduler.take_preempted() {
+                reference.forget(seq);
+                other.forget(seq);
+            }
+            if step.decode.is_empty() && step.prefill.is_empty() {
+                continue;
+            }
+            other.start(&step, &alive)?;
+            step
+        };
         agreement.steps += 1;
-        let wanted = reference.run(&step, &alive)?;
-        let got = other.run(&step, &alive)?;
+        if other.follows()
+            && let Some(next) = scheduler.plan_ahead(&step)
+        {
+            let queued = other.follow(&next, &alive)?;
+            agreement.ahead += u64::from(queued);
+            under_way = queued.then_some(next);
+        }
+        let wanted = reference.run(&known(&step, &last), &alive)?;
+        let got = other.finish(&step, &alive)?;
         let got: BTreeMap<SeqId, _> =
             got.into_iter().map(|sampled| (sampled.seq, sampled)).collect();
         ensure!(got.len() == wanted.len(), "a runner left a sequence out");
@@ -114,7 +145,11 @@ pub fn agreement(
                 }
             }
         }
-        scheduler.commit(&step, wanted);
+        last = wanted.iter().map(|wanted| wanted.token).collect();
+        let asked: Vec<SeqId> = wanted.iter().map(|wanted| wanted.seq).collect();
+        let emits = scheduler.commit(&step, wanted);
+        let told: BTreeSet<SeqId> = emits.iter().map(|emit| emit.seq).collect();
+        agreement.dropped += asked.iter().filter(|seq| !told.contains(seq)).count();
         scheduler.check();
     }
     agreement.packed = other.conversions().pages;

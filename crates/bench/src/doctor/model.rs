@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use kvant_engine::memory::RECORDING_BYTES;
-use kvant_engine::{DeviceRunner, ModelRunner, Replay, Runner, SchedulerLimits};
+use kvant_engine::{
+    DeviceRunner, GenerateRequest, ModelRunner, Replay, Runner, SamplingParams, SchedulerLimits,
+};
 use kvant_kernels::device::{Gpu, Spec};
 use kvant_kv_cache::{
     CacheShape, DeviceRoom, DeviceStore, LayerShape, LayerTraits, PAGE_TOKENS, PageStore, Staging,
@@ -90,6 +92,38 @@ pub fn replay_agreement(
     Ok(found)
 }
 
+/// One model on a GPU twice: steps of decoding that are queued before the tokens of those in front
+/// are read, and replayed where that can be, beside the same ones launch by launch and one after
+/// the other. Of the requests every second one draws its tokens, and two of three may stop.
+pub fn ahead_agreement(
+    on_gpu: (&Arc<Decoder>, &Gpu),
+    preset: &str,
+    load: &PairLoad,
+) -> Result<Agreement> {
+    let spec = on_gpu.0.spec();
+    let shape = shape_of(spec, preset)?;
+    let replay = if on_gpu.1.records() { Replay::On } else { Replay::Filled };
+    let mut plain = device_runner(on_gpu, &shape, load)?.replaying(Replay::Filled);
+    let mut ahead = device_runner(on_gpu, &shape, load)?.replaying(replay).running_ahead(true);
+    let mut requests = sample_requests(spec.vocab as u32, load.requests, load.output_tokens);
+    for (number, (_, request)) in requests.iter_mut().enumerate() {
+        if number % 2 == 1 {
+            let drawn = SamplingParams {
+                temperature: 0.8,
+                seed: number as u64,
+                ..(*request.sampling).clone()
+            };
+            request.sampling = Arc::new(drawn);
+        }
+        if number % 3 > 0 {
+            request.stop.stop_tokens = (0..spec.vocab as u32).step_by(20).collect();
+        }
+    }
+    let found = compare_on((&mut plain, &mut ahead), requests, load)?;
+    ensure!(found.ahead > 0, "no step ran ahead");
+    Ok(found)
+}
+
 fn device_runner(
     (on_gpu, gpu): (&Arc<Decoder>, &Gpu),
     shape: &CacheShape,
@@ -108,14 +142,22 @@ fn compare(
     spec: &DecoderSpec,
     load: &PairLoad,
 ) -> Result<Agreement> {
-    let PairLoad { pages, staging_tokens, step_tokens, requests, output_tokens } = *load;
-    let sequences = requests.max(1);
+    let requests = sample_requests(spec.vocab as u32, load.requests, load.output_tokens);
+    compare_on((reference, other), requests, load)
+}
+
+fn compare_on(
+    (reference, other): (&mut impl Runner, &mut impl Runner),
+    requests: Vec<(usize, GenerateRequest)>,
+    load: &PairLoad,
+) -> Result<Agreement> {
+    let PairLoad { pages, staging_tokens, step_tokens, .. } = *load;
+    let sequences = load.requests.max(1);
     let limits = SchedulerLimits {
         sequences,
         cache_pages: pages,
         staging_tiles: staging_tokens / PAGE_TOKENS,
     };
-    let requests = sample_requests(spec.vocab as u32, requests, output_tokens);
     let found = agreement(reference, other, (limits, step_tokens), requests)?;
     ensure!(found.tokens > 0, "nothing was generated");
     Ok(found)
