@@ -313,8 +313,8 @@ impl GpuStep {
         copy.numbers.map_or(0, |numbers| numbers as u32)
     }
 
-    /// The copy of x in 16-bit numbers that its kernel left, if it did; from now on kernels that can
-    /// leave one do.
+    /// The copy of x in 16-bit numbers that its kernel left, if it did; from now on kernels that
+    /// can leave one do.
     pub(crate) fn copy(&self, x: &Tensor, numbers: Activations) -> Result<Option<Place<'_>>> {
         let mut copy = self.copied();
         let known = copy.numbers.replace(numbers) == Some(numbers);

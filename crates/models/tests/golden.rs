@@ -75,7 +75,9 @@ impl Attend for PlainAttend {
                 ));
             }
         }
-        out.slice_set(&Tensor::from_vec(attended, out.dims(), out.device())?, 0, 0)
+        // On a GPU what is asked for may be of 16 bits.
+        let attended = Tensor::from_vec(attended, out.dims(), out.device())?;
+        out.slice_set(&attended.to_dtype(out.dtype())?, 0, 0)
     }
 }
 

@@ -74,7 +74,8 @@ impl Cut {
             let all = multiprocessors * each;
             groups <= all && 4 * groups > 3 * all
         });
-        // Rows that do not all find a place at once leave places empty at their end, less if halved.
+        // Rows that do not all find a place at once leave places empty at their end, fewer if
+        // halved.
         let halves = groups > places && most >= LONG_PAGES / 2;
         let longest = if halves { most.div_ceil(2).min(128) } else { 128 };
         let mut split_pages =
