@@ -167,12 +167,15 @@ impl MemoryPlan {
         let one = pages_for(context_tokens);
         let beside =
             left.saturating_sub((one as u64).saturating_mul(page_bytes)) / tile_bytes.max(1);
-        let tiles = asked_tiles.unwrap_or(one.min(beside.max(1) as usize));
+        // More than all sequences can fill is never used.
+        let usable = one.saturating_mul(inputs.sequences);
+        // Prompts that fill a step together are worth a little more than one context.
+        let little = (left / 8 / tile_bytes.max(1)) as usize;
+        let step = pages_for(inputs.step_tokens).min(usable).min(little);
+        let tiles = asked_tiles.unwrap_or(one.max(step).min(beside.max(1) as usize));
         let staging_tokens = tiles.saturating_mul(PAGE_TOKENS);
         let staging_bytes = (tiles as u64).saturating_mul(tile_bytes);
         let fit = (left.saturating_sub(staging_bytes) / page_bytes) as usize;
-        // More than all sequences can fill is never used.
-        let usable = pages_for(context_tokens).saturating_mul(inputs.sequences);
         let cache_pages = inputs.cache_tokens.map_or(fit.min(usable), |t| t / PAGE_TOKENS);
         let tokens = cache_pages * PAGE_TOKENS;
         if inputs.cache_tokens.is_some() && tokens < context_tokens {

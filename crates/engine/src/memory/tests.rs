@@ -61,6 +61,21 @@ fn what_is_left_becomes_pages_as_far_as_they_are_of_use() {
 }
 
 #[test]
+fn short_prompts_are_staged_as_many_as_a_step_takes() {
+    let short = |mib, sequences| {
+        let plan = plan(mib, |inputs| {
+            inputs.context_tokens = Some(100);
+            inputs.sequences = sequences;
+        });
+        plan.unwrap().staging_tokens
+    };
+    assert_eq!(short(400, 32), 512, "a step");
+    assert_eq!(short(400, 3), 384, "three contexts of two pages");
+    assert_eq!(short(140, 32), 320, "an eighth of what is left");
+    assert_eq!(short(104, 32), 128, "one context");
+}
+
+#[test]
 fn the_context_shrinks_to_what_fits_unless_it_was_asked_for() {
     let small = plan(120, |_| {}).unwrap();
     assert_eq!((small.context_tokens, small.cache_pages), (640, 10));
