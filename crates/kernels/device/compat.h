@@ -32,7 +32,13 @@ using namespace metal;
 #define KV_SHARED(T, name, n) threadgroup T name[n]
 #endif
 
+// A pipeline takes groups of so many threads whatever registers it would like. Stand-ins for Metal
+// do not know the attribute; candle's own kernels spell it so.
+#if defined(kernel) || defined(__OPENCL_CPP_VERSION__)
 #define KV_KERNEL(name, threads) kernel void name
+#else
+#define KV_KERNEL(name, threads) [[kernel, max_total_threads_per_threadgroup(threads)]] void name
+#endif
 #define KV_IN(T, name, i) const device T *name [[buffer(i)]]
 #define KV_OUT(T, name, i) device T *name [[buffer(i)]]
 #define KV_ARGS(T, name, i) constant T &name [[buffer(i)]]
