@@ -257,10 +257,10 @@ fn bench_takes_several_cases_in_one_run() {
         assert!(full > 0 && full <= 8 && row["step_ms_p50"].as_f64() > Some(0.0), "{row}");
         assert!(row["output_tokens_per_s"].as_f64() > Some(0.0), "{row}");
     }
-    // The longest case is the context, so that staging is no longer than that.
+    // The longest case is the context, and staging takes the prompts of a step.
     assert_eq!(
         (&table["context_tokens"], &table["memory_plan"]["staging_tokens"]),
-        (&79.into(), &128.into())
+        (&79.into(), &512.into())
     );
     assert_eq!((&table["device"], &table["cache"]), (&"cpu".into(), &"auto".into()));
     let text = succeeded(output(&args[..6]));
