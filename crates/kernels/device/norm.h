@@ -31,11 +31,11 @@ KV_FN void kv_row_ahead_of(KV_DEVICE const float *rows, kv_size at, uint base, u
   }
 }
 
-// x: [tokens, width], the residual stream; delta: the same shape, of f32 or of 16 bits
-// (from). x becomes x + delta (add 1), or x
-// + the norm of delta with the weight `post` (add 2), or stays (add 0, delta and post unread);
-// normed becomes the norm of that, and narrow the same as f16 (numbers 1) or bf16 (2), or is
-// unwritten (0); with `only` normed is not written where narrow is. post and weight: [width]. Grid: [tokens].
+// x: [tokens, width], the residual stream; delta: the same shape, of f32 or of 16 bits (from). x
+// becomes x + delta (add 1), or x + the norm of delta with the weight `post` (add 2), or stays (add
+// 0, delta and post unread); normed becomes the norm of that, and narrow the same as f16 (numbers
+// 1) or bf16 (2), or is unwritten (0); with `only` normed is not written where narrow is. post and
+// weight: [width]. Grid: [tokens].
 KV_KERNEL(kv_norm, 512)
 (KV_OUT(float, x, 0), KV_OUT(float, normed, 1), KV_IN(float, delta, 2), KV_IN(float, post, 3),
  KV_IN(float, weight, 4), KV_OUT(ushort, narrow, 5), KV_ARGS(KvNormParams, args, 6) KV_IDS) {
@@ -45,6 +45,7 @@ KV_KERNEL(kv_norm, 512)
   const kv_size at = kv_size(kv_group.x) * width;
   float squares = 0.0f, factor = 1.0f;
   float v[KV_ROW_AHEAD], more[KV_ROW_AHEAD], gains[KV_ROW_AHEAD];
+  // Weights never change: they are on their way before the row is there.
   kv_row_ahead(weight, kv_tid, width, gains);
   kv_await(), kv_release();
   if (add == 2u) {

@@ -61,7 +61,8 @@ KV_FN void kv_digit_sums(KV_THREAD T *sums, KV_GROUP T *slots, uint simd, uint l
   kv_barrier();
 }
 
-// Logits that a thread reads at once, a group's threads apart, from `base` on; behind the end lies nothing.
+// Logits that a thread reads at once, a group's threads apart, from `base` on; behind the end lies
+// nothing.
 KV_FN void kv_ahead(KV_DEVICE const float *x, uint base, uint vocab, KV_THREAD float *v) {
   KV_UNROLL
   for (uint e = 0; e < KV_AHEAD; ++e) {
@@ -372,7 +373,8 @@ KV_KERNEL(kv_sample, 512)
       if (few && top_k <= KV_LISTED)
         listed = kv_list(x, vocab, kept.bound + 1u, 0xffffffffu, list, words, kv_tid);
       float above = 0.0f;
-      for (uint i = kv_tid; i < listed; i += KV_ROW_THREADS) above += kv_weight(kv_unkey(list[i]), kept);
+      for (uint i = kv_tid; i < listed; i += KV_ROW_THREADS)
+        above += kv_weight(kv_unkey(list[i]), kept);
       for (uint base = kv_tid; base < vocab && listed == 0u; base += KV_ROW_THREADS * KV_AHEAD) {
         kv_ahead(x, base, vocab, v);
         KV_UNROLL

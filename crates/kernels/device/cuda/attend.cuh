@@ -362,6 +362,7 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
   if (own < here) {
     const kv_size into = ((kv_size)part->query * args.q_heads + own_at) * KV_D + own_lane;
     KV_UNROLL
-    for (uint e = 0; e < KV_EACH; ++e) kv_put(out, into + KV_LANES * e, y[e] * inverse, args.numbers);
+    for (uint e = 0; e < KV_EACH; ++e)
+      kv_put(out, into + KV_LANES * e, y[e] * inverse, args.numbers);
   }
 }

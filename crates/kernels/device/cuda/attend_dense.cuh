@@ -357,8 +357,8 @@ extern "C" __global__ void __launch_bounds__(128, 2)
   const uint to = count - from < args.block ? count : from + args.block;
   if (from >= to) return;
   if (to - from <= 16u) {
-    return kv_flash_step<KV_FLASH_STAGES>(q, keys, values, row, pages, out, sums, ends, args, where, from, to - from,
-                         kv_tid, memory);
+    return kv_flash_step<KV_FLASH_STAGES>(q, keys, values, row, pages, out, sums, ends, args, where,
+                                          from, to - from, kv_tid, memory);
   }
   for (uint first = from; first < to; first += KV_FLASH_ROWS) {
     const uint here = to - first < KV_FLASH_ROWS ? to - first : KV_FLASH_ROWS;
@@ -368,7 +368,8 @@ extern "C" __global__ void __launch_bounds__(128, 2)
 }
 #endif
 
-// Blocks of at most 16 query vectors: with all stages two groups on a multiprocessor, with few four.
+// Blocks of at most 16 query vectors: with all stages two groups on a multiprocessor, with few
+// four; the launch says which by its shared memory.
 extern "C" __global__ void __launch_bounds__(128, 4)
     kv_attend_few(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
                   KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),

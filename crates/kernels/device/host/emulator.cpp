@@ -133,7 +133,8 @@ static void layout() {
   FIELD(KvAttendParams, window), FIELD(KvAttendParams, sink_logits), FIELD(KvAttendParams, scale);
   FIELD(KvAttendParams, soft_cap), FIELD(KvAttendParams, numbers);
   FIELD(KvNormParams, width), FIELD(KvNormParams, add), FIELD(KvNormParams, eps);
-  FIELD(KvNormParams, post_eps), FIELD(KvNormParams, numbers), FIELD(KvNormParams, only), FIELD(KvNormParams, from), FIELD(KvAnglesParams, pairs), FIELD(KvAnglesParams, rows);
+  FIELD(KvNormParams, post_eps), FIELD(KvNormParams, numbers), FIELD(KvNormParams, only);
+  FIELD(KvNormParams, from), FIELD(KvAnglesParams, pairs), FIELD(KvAnglesParams, rows);
   FIELD(KvSplitParams, q_heads), FIELD(KvSplitParams, kv_heads), FIELD(KvSplitParams, dim);
   FIELD(KvSplitParams, rotated), FIELD(KvSplitParams, tokens), FIELD(KvSplitParams, norms);
   FIELD(KvSplitParams, q_eps), FIELD(KvSplitParams, k_eps), FIELD(KvGateParams, width);

@@ -220,6 +220,9 @@ impl Gpu {
         if rows == 0 || output == 0 {
             return Ok(());
         }
+        if self.takes_few([x, weights], shape) {
+            return self.matmul_few(out, x, weights, GpuFew { shape, wide: false, gate: None });
+        }
         let bytes = |numbers| if numbers == Activations::F32 { 4 } else { 2 };
         let sizes = [
             ("results", out, ((rows - 1) * stride + output) * bytes(results)),
@@ -228,9 +231,6 @@ impl Gpu {
         ];
         for (what, place, bytes) in sizes {
             place.holds(what, bytes)?;
-        }
-        if self.takes_few([x, weights], shape) {
-            return self.matmul_few(out, x, weights, GpuFew { shape, wide: false, gate: None });
         }
         self.0.queue.matmul(out, x, weights, shape)
     }
@@ -250,11 +250,11 @@ impl Gpu {
         few: GpuFew,
     ) -> Result<(), GpuError> {
         let GpuMatmul { rows, input, output, stride, numbers, .. } = few.shape;
-        if rows > MATVEC_ROWS || numbers == Activations::F32 {
+        if !(1..=MATVEC_ROWS).contains(&rows) || numbers == Activations::F32 {
             return Err(GpuError::Room(format!("{rows} rows of {numbers:?} for a few")));
         }
         let matrix = if few.gate.is_some() { 2 * output } else { output };
-        out.holds("results", (rows.max(1) * stride) * 4 - (stride - output) * 4)?;
+        out.holds("results", ((rows - 1) * stride + output) * 4)?;
         x.holds("activations", rows * input * if few.wide { 4 } else { 2 })?;
         weights.holds("weights", matrix * input * 2)?;
         let args = [Arg::In(x.clone()), Arg::In(weights.clone()), Arg::Out(out.clone())];

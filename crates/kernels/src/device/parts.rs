@@ -1,5 +1,7 @@
 //! How the attention of a step is cut in parts, so that all of a GPU's groups have work.
 
+use std::ops::Range;
+
 use crate::PAGE_TOKENS;
 
 use super::PartParams;
@@ -57,17 +59,16 @@ impl Cut {
         let (multiprocessors, each) = gpu;
         let (groups, places) = (rows.len() * height, multiprocessors * each);
         let shared = |places: usize| {
-            let mut split = (total * height).div_ceil(places);
-            let parts =
-                |split: usize| rows.iter().map(|row| pages(row).div_ceil(split)).sum::<usize>();
-            while split >= LONG_PAGES && parts(split) * height > places && split < most {
-                split += 1;
-            }
-            split
+            let fits = |split: usize| {
+                let parts = rows.iter().map(|row| pages(row).div_ceil(split));
+                parts.sum::<usize>() * height <= places
+            };
+            let even = (total * height).div_ceil(places);
+            if even < LONG_PAGES { even } else { least(even..most.max(even), fits) }
         };
         let (two, all) = (shared(2 * multiprocessors), shared(places));
         let shared = if all >= LONG_PAGES { all } else { two.next_multiple_of(4) };
-        let least = if most <= 16 { 4 } else { 8 };
+        let fewest = if most <= 16 { 4 } else { 8 };
         // Whole rows of any length are best where every multiprocessor gets about as many of them
         // as it takes.
         let whole = (each.saturating_sub(1).max(1)..=each).any(|each| {
@@ -79,7 +80,7 @@ impl Cut {
         let halves = groups > places && most >= LONG_PAGES / 2;
         let longest = if halves { most.div_ceil(2).min(128) } else { 128 };
         let mut split_pages =
-            if whole { most.max(least) } else { shared.clamp(least, longest.max(least)) };
+            if whole { most.max(fewest) } else { shared.clamp(fewest, longest.max(fewest)) };
         let tail_apart = split_pages <= 16 && 2 * groups <= multiprocessors;
         // Parts are merged by sixteens: no more sixteens for a few parts.
         let last = |split: usize| (most.div_ceil(split) + usize::from(tail_apart)) % MERGED;
@@ -88,6 +89,21 @@ impl Cut {
         }
         Self { split_pages, tail_apart }
     }
+}
+
+/// The least number of a range for which something holds that holds for all above it too; the end
+/// of the range if for none.
+fn least(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
+    let Range { mut start, mut end } = range;
+    while start < end {
+        let middle = start.midpoint(end);
+        if holds(middle) {
+            end = middle;
+        } else {
+            start = middle + 1;
+        }
+    }
+    end
 }
 
 /// The parts of rows, in order, all parts of a row but that of 16-bit tokens alone as long as whole
@@ -197,6 +213,10 @@ mod tests {
         assert_eq!(cut(8, 256, 4), Cut { split_pages: 64, tail_apart: false });
         assert_eq!(cut(8, 512, 4).split_pages, 64, "four groups for each");
         assert_eq!(cut(8, 512, 3).split_pages, 86, "three, and no part that finds no place");
+        let ragged: Vec<AttendRow> = (0..8).map(|n| row(400 + 30 * n, 0)).collect();
+        let split = Cut::of(&ragged, 8, (132, 4), 0).split_pages as u32;
+        let parts = |split: u32| ragged.iter().map(|row| row.packed.div_ceil(split)).sum::<u32>();
+        assert!(8 * parts(split) <= 528 && 8 * parts(split - 1) > 528, "the least that fits");
         assert_eq!(cut(32, 512, 4).split_pages, 128, "two of four groups are too few");
         assert_eq!(cut(64, 64, 3).split_pages, 32, "more rows than places");
         assert!(cut(64, 2048, 4).split_pages >= 2048);
