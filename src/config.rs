@@ -13,6 +13,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use kvant_engine::DeviceName;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use layers::ConfigError;
@@ -95,6 +96,7 @@ pub(crate) enum AttentionConfig {
 pub(crate) struct SchedulerConfig {
     pub(crate) context_tokens: usize,
     pub(crate) sequences: usize,
+    /// As it was asked for; `step_tokens_on` chooses.
     pub(crate) step_tokens: usize,
     pub(crate) waiting_requests: usize,
     pub(crate) waiting_tokens: usize,
@@ -220,12 +222,24 @@ impl Default for CacheConfig {
     }
 }
 
+impl SchedulerConfig {
+    /// Tokens of a step at most. Products with fewer rows leave an NVIDIA GPU's tensor cores idle;
+    /// other machines have no use for more, only memory that it takes.
+    pub(crate) fn step_tokens_on(&self, device: DeviceName) -> usize {
+        match (self.step_tokens, device) {
+            (0, DeviceName::Cuda(_)) => 2048,
+            (0, _) => 512,
+            (tokens, _) => tokens,
+        }
+    }
+}
+
 impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             context_tokens: 0,
             sequences: 32,
-            step_tokens: 512,
+            step_tokens: 0,
             waiting_requests: 256,
             waiting_tokens: 1 << 20,
             staging_tokens: 0,

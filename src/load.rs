@@ -105,7 +105,7 @@ fn plan(
         cache_tokens: nonzero(config.cache.tokens),
         staging_tokens: nonzero(scheduler.staging_tokens),
         sequences: scheduler.sequences,
-        step_tokens: scheduler.step_tokens,
+        step_tokens: scheduler.step_tokens_on(device.name()),
         on_gpu: device.gpu().is_some(),
         records: config.model.replay && device.gpu().is_some_and(Gpu::records),
     })?)
@@ -143,7 +143,7 @@ impl Opened {
         let scheduler = &config.scheduler;
         let options = EngineOptions {
             sequences: scheduler.sequences,
-            step_tokens: scheduler.step_tokens,
+            step_tokens: scheduler.step_tokens_on(self.device.name()),
             waiting_requests: scheduler.waiting_requests,
             waiting_tokens: scheduler.waiting_tokens,
             context_tokens: plan.context_tokens,

@@ -104,7 +104,7 @@ fn warm_up(handle: &Handle, config: &Config, opened: &Opened, seed: u64) -> Resu
         return Ok(());
     }
     let Config { scheduler, .. } = config;
-    let tokens = 2 * scheduler.step_tokens;
+    let tokens = 2 * scheduler.step_tokens_on(opened.device.name());
     let prompt = tokens.min(opened.plan.context_tokens.saturating_sub(2)).max(1);
     let most = scheduler.sequences.min(scheduler.waiting_requests);
     let streams = tokens.div_ceil(prompt).min(most);

@@ -23,6 +23,8 @@ pub(super) enum Bound {
     OneOf(&'static [&'static str]),
     /// A whole number, both ends included.
     Integer(i64, i64),
+    /// The same, or 0, which leaves the choice to the server.
+    Choice(i64, i64),
     /// A number, both ends included.
     Number(f64, f64),
 }
@@ -65,7 +67,7 @@ pub(super) const KEYS: [Key; 65] = [
     key("cache", "attention", Bound::OneOf(&["fused", "reference"])),
     key("scheduler", "context_tokens", Bound::Integer(0, MANY)),
     key("scheduler", "sequences", Bound::Integer(1, 4096)),
-    key("scheduler", "step_tokens", Bound::Integer(16, 65536)),
+    key("scheduler", "step_tokens", Bound::Choice(16, 65536)),
     key("scheduler", "waiting_requests", Bound::Integer(1, 1_000_000)),
     key("scheduler", "waiting_tokens", Bound::Integer(1, MANY)),
     key("scheduler", "staging_tokens", Bound::Integer(0, MANY)),
@@ -141,6 +143,11 @@ impl Bound {
             (Self::Number(least, most), Value::Float(n)) if (*least..=*most).contains(&n) => {
                 Some(Value::Float(n))
             }
+            (Self::Choice(least, most), Value::Integer(n))
+                if n == 0 || (*least..=*most).contains(&n) =>
+            {
+                Some(Value::Integer(n))
+            }
             (Self::Number(..), Value::Integer(n)) => self.accept(Value::Float(n as f64)),
             _ => None,
         }
@@ -150,7 +157,7 @@ impl Bound {
     /// refuse.
     pub(super) fn read(&self, text: &str) -> Value {
         let number = match self {
-            Self::Integer(..) => text.parse().ok().map(Value::Integer),
+            Self::Integer(..) | Self::Choice(..) => text.parse().ok().map(Value::Integer),
             Self::Number(..) => text.parse().ok().map(Value::Float),
             Self::Flag => text.parse().ok().map(Value::Boolean),
             Self::Text | Self::Any | Self::OneOf(_) => None,
@@ -167,6 +174,9 @@ impl std::fmt::Display for Bound {
             Self::Flag => write!(f, "true or false"),
             Self::OneOf(words) => write!(f, "one of: {}", words.join(", ")),
             Self::Integer(least, most) => write!(f, "a whole number within {least}..={most}"),
+            Self::Choice(least, most) => {
+                write!(f, "0 or a whole number within {least}..={most}")
+            }
             Self::Number(least, most) => write!(f, "a number within {least}..={most}"),
         }
     }

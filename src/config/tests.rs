@@ -55,6 +55,7 @@ fn default_toml_states_every_bound_above_its_key() {
             Bound::Text | Bound::Any | Bound::Flag => continue,
             Bound::OneOf(words) => words.join(", "),
             Bound::Integer(least, most) => format!("{least}..={most}"),
+            Bound::Choice(least, most) => format!("0 or {least}..={most}"),
             Bound::Number(least, most) => format!("{least}..={most}"),
         };
         assert!(comment.contains(&bound), "{comment} lacks {bound}");
@@ -133,7 +134,13 @@ fn wrong_files_are_one_line_with_key_and_bound() {
 #[test]
 fn bounds_hold_at_the_limit_and_one_past() {
     for key in &KEYS {
-        let Bound::Integer(least, most) = key.bound else { continue };
+        let (Bound::Integer(least, most) | Bound::Choice(least, most)) = key.bound else {
+            continue;
+        };
+        if let Bound::Choice(..) = key.bound {
+            let flags = flags(&[(&key.path(), "0")]);
+            assert!(Config::load(&Sources { flags, ..Sources::default() }).is_ok());
+        }
         for (number, good) in
             [(least, true), (most, true), (least - 1, false), (most.saturating_add(1), false)]
         {
@@ -148,6 +155,15 @@ fn bounds_hold_at_the_limit_and_one_past() {
         let flags = flags(&[("cache.memory_fraction", text)]);
         let sources = Sources { flags, ..Sources::default() };
         assert_eq!(Config::load(&sources).is_ok(), good, "{text}");
+    }
+}
+
+#[test]
+fn a_step_is_as_long_as_a_device_can_use_unless_said() {
+    let devices = [DeviceName::Cpu, DeviceName::Metal, DeviceName::Cuda(1)];
+    for (asked, chosen) in [(0, [512, 512, 2048]), (16, [16; 3]), (65536, [65536; 3])] {
+        let scheduler = SchedulerConfig { step_tokens: asked, ..SchedulerConfig::default() };
+        assert_eq!(devices.map(|device| scheduler.step_tokens_on(device)), chosen);
     }
 }
 

@@ -138,6 +138,11 @@ impl Device {
         Ok(Self { name, site })
     }
 
+    /// Which of those that were looked for it is.
+    pub fn name(&self) -> DeviceName {
+        self.name
+    }
+
     /// The GPU, if it is one.
     pub fn gpu(&self) -> Option<&Gpu> {
         self.site.gpu()
