@@ -22,7 +22,8 @@ pub struct Bytes {
 #[derive(Clone, Debug)]
 enum Source {
     Mapped(Arc<Mmap>),
-    Memory(Arc<[u8]>),
+    /// Not a slice: making one would copy gigabytes.
+    Memory(Arc<Vec<u8>>),
 }
 
 impl Bytes {
@@ -72,7 +73,7 @@ impl Bytes {
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
         let range = 0..bytes.len();
-        Self { source: Source::Memory(bytes.into()), range }
+        Self { source: Source::Memory(Arc::new(bytes)), range }
     }
 }
 
