@@ -16,6 +16,11 @@ KV_FN void kv_flash_copy(uint into, const void *from, bool there) {
                "r"(there ? 16 : 0)
                : "memory");
 }
+// The same of bytes that are there, with their neighbours on the way to the L2.
+KV_FN void kv_flash_copy(uint into, const void *from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(into), "l"(from)
+               : "memory");
+}
 KV_FN void kv_flash_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> KV_FN void kv_flash_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
@@ -106,11 +111,13 @@ KV_FN void kv_flash_hide(float (&s)[COUNT][4], uint half, const KvFlashRow &row,
 // zeros.
 template <uint ROWS, uint THREADS>
 KV_FN void kv_flash_rows(uint into, const ushort *rows, uint thread, uint from, uint to) {
+  const bool whole = from == 0u && to >= ROWS;
   KV_UNROLL
   for (uint i = 0; i < ROWS * KV_D / 8 / THREADS; ++i) {
     const uint piece = thread + THREADS * i, row = piece / (KV_D / 8), at = piece % (KV_D / 8);
-    kv_flash_copy(into + row * KV_FLASH_STRIDE + at * 16, rows + row * KV_D + at * 8,
-                  row >= from && row < to);
+    const uint slot = into + row * KV_FLASH_STRIDE + at * 16;
+    if (whole) kv_flash_copy(slot, rows + row * KV_D + at * 8);
+    else kv_flash_copy(slot, rows + row * KV_D + at * 8, row >= from && row < to);
   }
   kv_flash_commit();
 }

@@ -46,11 +46,13 @@ pub fn dense_block(dim: usize, tokens: usize, group: usize) -> usize {
 }
 
 /// In how many parts to take rows of at most `pages` pages, where one part makes `groups` groups of
-/// `block` query vectors: so many that all of the GPU works, and none of less than eight pages.
+/// `block` query vectors: so many that all of the GPU works, and none of less than eight pages, or
+/// four where a page is little work.
 pub fn dense_parts(multiprocessors: usize, (block, groups): (usize, usize), pages: usize) -> usize {
     // What reads little for its products wants two groups a multiprocessor.
-    let enough = if block == DENSE_FEW { multiprocessors } else { 2 * multiprocessors };
-    (enough / groups.max(1)).min(pages / 8).max(1)
+    let (enough, least) =
+        if block == DENSE_FEW { (multiprocessors, 4) } else { (2 * multiprocessors, 8) };
+    (enough / groups.max(1)).min(pages / least).max(1)
 }
 
 /// Dynamic shared memory of a group of the GPU's own `attend_dense` for heads of `dim` numbers: for
@@ -109,7 +111,8 @@ mod tests {
     #[test]
     fn parts_fill_a_gpu_and_are_not_too_short() {
         for (block, groups, pages, want) in [
-            (DENSE_FEW, 8, 64, 8),
+            (DENSE_FEW, 8, 18, 4),
+            (DENSE_FEW, 8, 64, 16),
             (DENSE_FEW, 8, 2048, 16),
             (DENSE_FEW, 64, 64, 2),
             (DENSE_FEW, 256, 2048, 1),
