@@ -8,7 +8,8 @@ needs: for torch and hf: torch with CUDA; for hf: transformers. Weights are made
 
 A case is STREAMSxPROMPT/OUTPUT. Parts, in the order given, each within its own limit of seconds (what runs longer is ended and
 named; the rest goes on):
-  capacity  kvant inspect: KV tokens that fit into 0.9 of the free memory, by preset, with and without the rule of protected layers
+  capacity  kvant inspect: KV tokens that fit into 0.9 of the free memory, by preset and case (staging takes a case's context), with and
+            without the rule of protected layers
   torch     a decode step of plain torch in one CUDA graph: static 16-bit cache, cuBLAS, flash attention; context in the middle of
             the output
   bench     kvant bench: step time while all streams decode, every preset
@@ -315,15 +316,14 @@ def steps(work, preset):
 
 
 def capacity(work):
-    context = max(case.prompt + case.output for case in work.args.cases)
-    sequences = max(case.streams for case in work.args.cases)
-    for protect in ("true", "false"):
-        for preset in work.args.presets:
-            command = work.kvant("inspect", preset=preset) + ["--json", "--context-tokens", str(context), "--sequences",
-                                                              str(sequences), "--set", f"cache.protect={protect}"]
-            plan = json.loads(work.run(command))["memory_plan"]
-            work.part("capacity")[f"{preset} protect={protect}"] = plan
-            work.save()
+    for case in work.args.cases:
+        context = ["--context-tokens", str(case.prompt + case.output), "--sequences", str(case.streams)]
+        for protect in ("true", "false"):
+            for preset in work.args.presets:
+                command = work.kvant("inspect", preset=preset) + ["--json", *context, "--set", f"cache.protect={protect}"]
+                plan = json.loads(work.run(command))["memory_plan"]
+                work.part("capacity")[f"{preset} {case} protect={protect}"] = plan
+                work.save()
 
 
 def torch(work):
@@ -505,9 +505,9 @@ def markdown(found):
         plans = found["capacity"]
         rows = []
         for name, plan in plans.items():
-            dense = next((plans[other]["fit_tokens"] for other in plans if other.startswith("f16 ")), None)
+            dense = plans.get(f"f16 {name.split()[1]} protect=true", {}).get("fit_tokens")
             rows.append([name, str(plan["fit_tokens"]), cell(plan["fit_tokens"] / dense if dense else None)])
-        lines += rows_of("KV tokens that fit", ["cache", "tokens", "over f16"], rows)
+        lines += rows_of("KV tokens that fit, by what one sequence may have", ["cache", "tokens", "over f16"], rows)
     if found.get("starts"):
         rows = [[name, ", ".join(cell(value, 1) for value in values)] for name, values in found["starts"].items()]
         lines += rows_of("Seconds to start, one after the other", ["command", "s"], rows)
