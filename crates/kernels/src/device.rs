@@ -46,7 +46,7 @@ pub const MATVEC_ROWS: usize = 4;
 /// Columns of the matrix that a group of it takes.
 pub const MATVEC_COLUMNS: usize = 4;
 /// Numbers of keys, and as many of values, that a group of `append` takes.
-pub const APPEND_NUMBERS: usize = 512;
+pub const APPEND_NUMBERS: usize = 1024;
 /// The place of a token that `append` does not keep; else it is page times `PAGE_TOKENS` plus slot.
 pub const NOWHERE: u32 = u32::MAX;
 /// What `lookup` takes in place of an id, with the word of the same list where the id lies: what
