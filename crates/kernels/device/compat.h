@@ -194,6 +194,18 @@ KV_FN float kv_broad(ushort x, uint numbers) {
 // The type of activations: 0 is f32, 1 is f16, 2 is bf16. All 16-bit numbers travel as ushort.
 #if KV_TYPE == 0
 typedef float kv_t;
+// Two of them in a word, the first in its lower half.
+KV_FN uint kv_narrow_two(float low, float high, uint numbers) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint y;
+  if (numbers == 1u) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+#else
+  return uint(kv_narrow(low, numbers)) | uint(kv_narrow(high, numbers)) << 16;
+#endif
+}
+
 KV_FN float kv_load(kv_t x) { return x; }
 KV_FN kv_t kv_store(float x) { return x; }
 #elif KV_TYPE == 1

@@ -219,7 +219,8 @@ pub fn program(spec: &Spec) -> String {
 }
 
 /// Files of the model's kernels behind `compat.h` and `params.h`, by name.
-pub const OPS_FILES: [(&str, &str); 8] = [
+pub const OPS_FILES: [(&str, &str); 9] = [
+    ("fours.h", include_str!("../device/fours.h")),
     ("reduce.h", include_str!("../device/reduce.h")),
     ("norm.h", include_str!("../device/norm.h")),
     ("split.h", include_str!("../device/split.h")),

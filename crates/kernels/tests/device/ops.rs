@@ -61,7 +61,9 @@ fn run(
 }
 
 fn check_norms(machine: &impl Machine) {
-    for (width, tokens) in [(1, 2), (40, 3), (128, 1), (576, 4), (1030, 2), (8192, 1), (9000, 1)] {
+    let odd = [(1, 2), (7, 2), (9, 3), (1030, 2), (4095, 2), (4097, 1)];
+    let fours = [(4, 2), (8, 1), (40, 3), (576, 4), (4096, 2), (4104, 2), (8192, 1), (9000, 1)];
+    for (width, tokens) in odd.into_iter().chain(fours) {
         let [x, delta] = [1, 2].map(|seed| numbers(tokens * width, seed));
         let [weight, post] = [3, 4].map(|seed| numbers(width, seed));
         let bytes = [&x, &delta, &post, &weight].map(|x| bytes_of_floats(x));
