@@ -47,6 +47,8 @@ pub const MATVEC_ROWS: usize = 4;
 pub const MATVEC_COLUMNS: usize = 4;
 /// Numbers of keys, and as many of values, that a group of `append` takes.
 pub const APPEND_NUMBERS: usize = 1024;
+/// Numbers of a row that a group of `gate` takes.
+pub const GATE_NUMBERS: usize = 2048;
 /// The place of a token that `append` does not keep; else it is page times `PAGE_TOKENS` plus slot.
 pub const NOWHERE: u32 = u32::MAX;
 /// What `lookup` takes in place of an id, with the word of the same list where the id lies: what

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Error, Result, Tensor, TensorId, bail};
 use kvant_kernels::device::{
-    Activations, AnglesParams, Arg, CastParams, GateParams, Gpu, GpuBuffer, GpuError, Kernel,
-    LookupParams, NormParams, Params, PickParams, Place, SoftCapParams, SplitParams,
+    Activations, AnglesParams, Arg, CastParams, GATE_NUMBERS, GateParams, Gpu, GpuBuffer, GpuError,
+    Kernel, LookupParams, NormParams, Params, PickParams, Place, SoftCapParams, SplitParams,
 };
 
 use crate::split::Split;
@@ -222,7 +222,7 @@ impl GpuStep {
         let (tokens, width) = gated.dims2()?;
         let numbers = self.copies(gated);
         self.launch(
-            (Kernel::Gate, [width.div_ceil(1024), tokens, 1]),
+            (Kernel::Gate, [width.div_ceil(GATE_NUMBERS), tokens, 1]),
             [read(gate_up), written(gated), self.narrowed()],
             &GateParams {
                 width: width as u32,
