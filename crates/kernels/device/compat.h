@@ -12,7 +12,8 @@
 //  - group memory of another thread is read only behind a kv_barrier (kv_simd_barrier within a
 //  simd)
 // Arithmetic: never contracted (both compilers are told so), so a product and a sum round one by
-// one; where one rounding is wanted, kv_fma says so. Division and root round correctly.
+// one; where one rounding is wanted, kv_fma says so. Division and root round correctly, and where
+// less will do, kv_reciprocal says so.
 
 #if defined(__METAL_VERSION__)
 #pragma METAL fp math_mode(safe)
@@ -60,6 +61,7 @@ KV_FN float kv_exp2(float x) { return exp2(x); }
 KV_FN float kv_log(float x) { return log(x); }
 KV_FN float kv_tanh(float x) { return tanh(x); }
 KV_FN float kv_sqrt(float x) { return sqrt(x); }
+KV_FN float kv_reciprocal(float x) { return 1.0f / x; }
 KV_FN float kv_fma(float a, float b, float c) { return fma(a, b, c); }
 KV_FN float kv_max(float a, float b) { return max(a, b); }
 KV_FN float kv_min(float a, float b) { return min(a, b); }
@@ -129,6 +131,12 @@ KV_FN float kv_exp2(float x) {
 KV_FN float kv_log(float x) { return logf(x); }
 KV_FN float kv_tanh(float x) { return tanhf(x); }
 KV_FN float kv_sqrt(float x) { return __fsqrt_rn(x); }
+// Within a unit; nothing of what is beyond 2^126.
+KV_FN float kv_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 KV_FN float kv_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 KV_FN float kv_max(float a, float b) { return fmaxf(a, b); }
 KV_FN float kv_min(float a, float b) { return fminf(a, b); }
@@ -184,6 +192,18 @@ KV_FN ushort kv_to_brain(float x) {
 // As f16 (1) or bf16 (2).
 KV_FN ushort kv_narrow(float x, uint numbers) {
   return numbers == 1u ? kv_to_half(x) : kv_to_brain(x);
+}
+
+// Two of them in a word, the first in its lower half.
+KV_FN uint kv_narrow_two(float low, float high, uint numbers) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  uint y;
+  if (numbers == 1u) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+  return y;
+#else
+  return uint(kv_narrow(low, numbers)) | uint(kv_narrow(high, numbers)) << 16;
+#endif
 }
 
 // What f16 (1) or bf16 (2) stands for.

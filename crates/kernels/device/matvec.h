@@ -7,16 +7,6 @@
 // Eights of numbers of a column that a lane has in flight.
 #define KV_MATVEC_AHEAD 2u
 
-template <bool BRAIN> KV_FN void kv_widen(uint two, KV_THREAD float *x) {
-  x[0] = BRAIN ? kv_float(two << 16) : kv_from_half(ushort(two & 0xffffu));
-  x[1] = BRAIN ? kv_float(two & 0xffff0000u) : kv_from_half(ushort(two >> 16));
-}
-
-template <bool BRAIN> KV_FN void kv_widen_eight(uint4 eight, KV_THREAD float *x) {
-  kv_widen<BRAIN>(eight.x, x), kv_widen<BRAIN>(eight.y, x + 2);
-  kv_widen<BRAIN>(eight.z, x + 4), kv_widen<BRAIN>(eight.w, x + 6);
-}
-
 template <bool BRAIN> KV_FN float kv_rounded(float x) {
   return BRAIN ? kv_float(uint(kv_to_brain(x)) << 16) : kv_from_half(kv_to_half(x));
 }

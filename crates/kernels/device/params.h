@@ -163,6 +163,7 @@ struct KvSampleParams {
 struct KvAppendParams {
   uint tokens;
   uint kv_heads;
+  uint targets; // 1, or 2: tokens go to the other places too
 };
 
 // Consecutive query tokens of one sequence, all of whose pages are of 16 bits.

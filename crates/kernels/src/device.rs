@@ -46,7 +46,9 @@ pub const MATVEC_ROWS: usize = 4;
 /// Columns of the matrix that a group of it takes.
 pub const MATVEC_COLUMNS: usize = 4;
 /// Numbers of keys, and as many of values, that a group of `append` takes.
-pub const APPEND_NUMBERS: usize = 512;
+pub const APPEND_NUMBERS: usize = 1024;
+/// Numbers of a row that a group of `gate` takes.
+pub const GATE_NUMBERS: usize = 2048;
 /// The place of a token that `append` does not keep; else it is page times `PAGE_TOKENS` plus slot.
 pub const NOWHERE: u32 = u32::MAX;
 /// What `lookup` takes in place of an id, with the word of the same list where the id lies: what
@@ -219,7 +221,8 @@ pub fn program(spec: &Spec) -> String {
 }
 
 /// Files of the model's kernels behind `compat.h` and `params.h`, by name.
-pub const OPS_FILES: [(&str, &str); 8] = [
+pub const OPS_FILES: [(&str, &str); 9] = [
+    ("fours.h", include_str!("../device/fours.h")),
     ("reduce.h", include_str!("../device/reduce.h")),
     ("norm.h", include_str!("../device/norm.h")),
     ("split.h", include_str!("../device/split.h")),

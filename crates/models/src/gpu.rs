@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Error, Result, Tensor, TensorId, bail};
 use kvant_kernels::device::{
-    Activations, AnglesParams, Arg, CastParams, GateParams, Gpu, GpuBuffer, GpuError, Kernel,
-    LookupParams, NormParams, Params, PickParams, Place, SoftCapParams, SplitParams,
+    Activations, AnglesParams, Arg, CastParams, GATE_NUMBERS, GateParams, Gpu, GpuBuffer, GpuError,
+    Kernel, LookupParams, NormParams, Params, PickParams, Place, SoftCapParams, SplitParams,
 };
 
 use crate::split::Split;
@@ -194,20 +194,20 @@ impl GpuStep {
         let rotated = split.rotary.rotated();
         // A layer without positions has no angles, and reads none.
         let angles = if rotated == 0 { read(&views.qkv) } else { read(angles) };
-        let all = heads.q + 2 * heads.kv;
+        let params = SplitParams {
+            q_heads: heads.q as u32,
+            kv_heads: heads.kv as u32,
+            dim: heads.dim as u32,
+            rotated: rotated as u32,
+            tokens: tokens as u32,
+            norms: u32::from(split.norms.is_some()),
+            q_eps: eps(q),
+            k_eps: eps(k),
+        };
         self.launch(
-            (Kernel::Split, [all.div_ceil(4), tokens, 1]),
+            (Kernel::Split, params.grid()),
             [read(&views.qkv), angles, weight(q), weight(k), written(&views.heads)],
-            &SplitParams {
-                q_heads: heads.q as u32,
-                kv_heads: heads.kv as u32,
-                dim: heads.dim as u32,
-                rotated: rotated as u32,
-                tokens: tokens as u32,
-                norms: u32::from(split.norms.is_some()),
-                q_eps: eps(q),
-                k_eps: eps(k),
-            },
+            &params,
         )
     }
 
@@ -222,7 +222,7 @@ impl GpuStep {
         let (tokens, width) = gated.dims2()?;
         let numbers = self.copies(gated);
         self.launch(
-            (Kernel::Gate, [width.div_ceil(1024), tokens, 1]),
+            (Kernel::Gate, [width.div_ceil(GATE_NUMBERS), tokens, 1]),
             [read(gate_up), written(gated), self.narrowed()],
             &GateParams {
                 width: width as u32,

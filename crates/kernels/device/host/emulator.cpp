@@ -92,7 +92,8 @@ static void run(const engine::Ids &ids) {
                         TURN(KvAttendParams, 5), group, ids.tid);
     case 6:
       return kv_append(at<float>(0), at<float>(1), at<uint>(2), at<ushort>(3), at<ushort>(4),
-                       arguments<KvAppendParams>(5), group, ids.tid);
+                       at<uint>(5), at<ushort>(6), at<ushort>(7), arguments<KvAppendParams>(8),
+                       group, ids.tid);
     case 7:
       return kv_attend_dense(at<float>(0), at<ushort>(1), at<ushort>(2), at<KvDenseRow>(3),
                              at<uint>(4), at<float>(5), at<float>(6), at<float>(7),
@@ -151,7 +152,8 @@ static void layout() {
   FIELD(KvSampleRow, top_k), FIELD(KvSampleRow, top_p), FIELD(KvSampleRow, min_p);
   FIELD(KvSampleRow, inverse), FIELD(KvSampleRow, logprob), FIELD(KvSampleRow, result);
   FIELD(KvSampleParams, vocab);
-  FIELD(KvAppendParams, tokens), FIELD(KvAppendParams, kv_heads), FIELD(KvDenseRow, query);
+  FIELD(KvAppendParams, tokens), FIELD(KvAppendParams, kv_heads), FIELD(KvAppendParams, targets);
+  FIELD(KvDenseRow, query);
   FIELD(KvDenseRow, tokens), FIELD(KvDenseRow, position), FIELD(KvDenseRow, pages_at);
   FIELD(KvDenseParams, q_heads), FIELD(KvDenseParams, kv_heads), FIELD(KvDenseParams, parts);
   FIELD(KvDenseParams, block), FIELD(KvDenseParams, window), FIELD(KvDenseParams, scale);

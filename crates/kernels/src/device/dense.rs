@@ -7,7 +7,7 @@ impl AppendParams {
     /// Grid of `append` for heads of `dim` numbers.
     pub fn grid(&self, dim: usize) -> [usize; 3] {
         let numbers = self.tokens as usize * self.kv_heads as usize * dim;
-        [numbers.div_ceil(APPEND_NUMBERS), 2, 1]
+        [numbers.div_ceil(APPEND_NUMBERS), 1, 1]
     }
 }
 

@@ -196,6 +196,8 @@ params! {
         tokens: u32,
         /// Key heads.
         kv_heads: u32,
+        /// Of every token: 1, or 2 with the other places and pages.
+        targets: u32,
     }
 }
 

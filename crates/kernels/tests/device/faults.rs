@@ -61,8 +61,11 @@ fn append(emulator: &Emulator, places: &[u32]) -> String {
         Buffer::Input(&places_bytes),
         Buffer::Output(2 * 64 * 64),
         Buffer::Output(2 * 64 * 64),
+        Buffer::Input(&[]),
+        Buffer::Output(4),
+        Buffer::Output(4),
     ];
-    let params = AppendParams { tokens: places.len() as u32, kv_heads: 1 };
+    let params = AppendParams { tokens: places.len() as u32, kv_heads: 1, targets: 1 };
     emulator.launch((Kernel::Append, params.grid(64)), &buffers, &params, 3).faults
 }
 

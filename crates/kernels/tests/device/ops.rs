@@ -61,7 +61,9 @@ fn run(
 }
 
 fn check_norms(machine: &impl Machine) {
-    for (width, tokens) in [(1, 2), (40, 3), (128, 1), (576, 4), (1030, 2), (8192, 1), (9000, 1)] {
+    let odd = [(1, 2), (7, 2), (9, 3), (1030, 2), (4095, 2), (4097, 1)];
+    let fours = [(4, 2), (8, 1), (40, 3), (576, 4), (4096, 2), (4104, 2), (8192, 1), (9000, 1)];
+    for (width, tokens) in odd.into_iter().chain(fours) {
         let [x, delta] = [1, 2].map(|seed| numbers(tokens * width, seed));
         let [weight, post] = [3, 4].map(|seed| numbers(width, seed));
         let bytes = [&x, &delta, &post, &weight].map(|x| bytes_of_floats(x));
@@ -166,9 +168,24 @@ fn check_angles(machine: &impl Machine) {
 }
 
 fn check_splits(machine: &impl Machine) {
-    for (q_heads, kv_heads, dim, rotated, norms) in
-        [(1, 1, 16, 16, false), (4, 2, 64, 64, true), (3, 1, 80, 20, false), (6, 2, 128, 0, true)]
-    {
+    let sizes = [
+        (1, 1, 16, 16, false),
+        (4, 2, 64, 64, true),
+        (3, 1, 80, 20, false),
+        (3, 1, 80, 80, true),
+        (5, 1, 96, 48, true),
+        (2, 1, 96, 24, false),
+        (6, 2, 128, 0, true),
+        (32, 8, 128, 128, false),
+        (7, 2, 128, 128, true),
+        (3, 2, 256, 64, true),
+        (2, 1, 256, 256, false),
+        (2, 1, 264, 264, true),
+        (3, 1, 64, 6, true),
+        (1, 1, 7, 6, true),
+        (1, 2, 36, 32, false),
+    ];
+    for (q_heads, kv_heads, dim, rotated, norms) in sizes {
         let (tokens, heads) = (3, q_heads + 2 * kv_heads);
         let qkv = numbers(tokens * heads * dim, 5);
         let angles = numbers(tokens * rotated, 6);
@@ -186,8 +203,7 @@ fn check_splits(machine: &impl Machine) {
             q_eps: 1e-6,
             k_eps: 1e-5,
         };
-        let grid = [heads.div_ceil(4), tokens, 1];
-        let found = run(machine, (Kernel::Split, grid), &buffers, &params);
+        let found = run(machine, (Kernel::Split, params.grid()), &buffers, &params);
         let head = |token: usize, head: usize| {
             let mut x = wide(&qkv[(token * heads + head) * dim..][..dim]);
             if head >= q_heads + kv_heads {
@@ -211,7 +227,7 @@ fn check_splits(machine: &impl Machine) {
         let order =
             of(0, q_heads).chain(of(q_heads, kv_heads)).chain(of(q_heads + kv_heads, kv_heads));
         let exact: Vec<f64> = order.flat_map(|(token, at)| head(token, at)).collect();
-        near(&found[0], &exact, 4e-6, &format!("split of heads of {dim}"));
+        near(&found[0], &exact, 4e-6, &format!("split of heads of {dim}, {rotated} turned"));
     }
 }
 

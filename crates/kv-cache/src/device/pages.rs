@@ -33,18 +33,36 @@ impl GpuPages {
         Ok(Self { shape, keys: gpu.alloc(bytes)?, values: gpu.alloc(bytes)? })
     }
 
-    /// Writes the tokens to their places, rounded to 16 bits as on the CPU. places: a word a token.
+    /// Writes the tokens to their places, and to those of other pages of the same shape, rounded
+    /// to 16 bits as on the CPU. places: a word a token.
     pub(super) fn append(
         &self,
         (gpu, program): (&Gpu, &GpuProgram),
         new: &NewTokens<'_>,
         places: Place<'_>,
+        others: Option<(&Self, Place<'_>)>,
     ) -> Result<(), GpuError> {
         let NewTokens { k, v, tokens } = new.clone();
-        let params = AppendParams { tokens: tokens as u32, kv_heads: self.shape.kv_heads as u32 };
+        let params = AppendParams {
+            tokens: tokens as u32,
+            kv_heads: self.shape.kv_heads as u32,
+            targets: 1 + u32::from(others.is_some()),
+        };
         let grid = params.grid(self.shape.dim);
         let [keys, values] = self.places()?;
-        let args = [Arg::In(k), Arg::In(v), Arg::In(places), Arg::Out(keys), Arg::Out(values)];
+        // With one target any place will do for the other.
+        let (other_pages, other_places) = others.unwrap_or((self, places.clone()));
+        let [other_keys, other_values] = other_pages.places()?;
+        let args = [
+            Arg::In(k),
+            Arg::In(v),
+            Arg::In(places),
+            Arg::Out(keys),
+            Arg::Out(values),
+            Arg::In(other_places),
+            Arg::Out(other_keys),
+            Arg::Out(other_values),
+        ];
         gpu.launch((program, Kernel::Append), grid, &args, &params)
     }
 

@@ -293,18 +293,20 @@ impl DeviceStore {
         match &layers[layer] {
             Layer::Dense(pages, program) => {
                 let with = (&*gpu, &**program);
-                pages.append(with, &new, scratch.place(lists.to_pages)?)?;
+                pages.append(with, &new, scratch.place(lists.to_pages)?, None)?;
                 for rows in [lists.dense_decode, lists.dense_chunks] {
                     pages.attend(with, &asked, scratch, rows)?;
                 }
             }
             Layer::Packed(packed) => {
                 let with = (&*gpu, &*packed.attend);
-                packed.tails.append(with, &new, scratch.place(lists.to_tails)?)?;
+                let chunks = lists.tokens > lists.decoded;
+                let staged = scratch.place(lists.to_staging)?;
+                let others = chunks.then_some((&packed.staging, staged));
+                packed.tails.append(with, &new, scratch.place(lists.to_tails)?, others)?;
                 packed.attend(gpu, &asked, scratch, (&packed.tails, lists.decode))?;
-                if lists.tokens > lists.decoded {
+                if chunks {
                     let staging = &packed.staging;
-                    staging.append(with, &new, scratch.place(lists.to_staging)?)?;
                     staging.attend(with, &asked, scratch, lists.staged_chunks)?;
                     packed.attend(gpu, &asked, scratch, (staging, lists.early))?;
                     if lists.converts.count > 0 {

@@ -1,6 +1,7 @@
 //! Arguments of a model's kernels.
 
 use super::{Field, Params};
+use crate::device::GROUP_THREADS;
 
 params! {
     /// Of `norm`.
@@ -51,6 +52,19 @@ params! {
         q_eps: f32,
         /// Of the norm of k.
         k_eps: f32,
+    }
+}
+
+impl SplitParams {
+    /// Grid of `split`.
+    pub fn grid(&self) -> [usize; 3] {
+        let lanes = match self.dim {
+            ..=64 => 8,
+            65..=128 => 16,
+            _ => 32,
+        };
+        let heads = (self.q_heads + 2 * self.kv_heads) as usize;
+        [(lanes * heads).div_ceil(GROUP_THREADS), self.tokens as usize, 1]
     }
 }
 

@@ -1,14 +1,15 @@
 //! Products of few rows, and gates.
 
 use half::{bf16, f16};
-use kvant_kernels::device::{GateParams, Kernel, MATVEC_COLUMNS, MatvecParams};
+use kvant_kernels::device::{GATE_NUMBERS, GateParams, Kernel, MATVEC_COLUMNS, MatvecParams};
 
 use super::{narrow_copy, narrowed, near, numbers, run};
 use crate::machine::{Buffer, Machine, bytes_of_floats, floats};
 use crate::random::Random;
 
 pub(super) fn check_gates(machine: &impl Machine) {
-    for (width, tokens) in [(1, 1), (129, 3), (520, 2), (1032, 2)] {
+    let sizes = [(1, 1), (7, 2), (8, 2), (129, 3), (520, 2), (1032, 2), (2048, 1), (2049, 2)];
+    for (width, tokens) in sizes.into_iter().chain([(3080, 1), (4104, 2)]) {
         let mut x = numbers(2 * tokens * width, 9);
         (x[0], x[width]) = (-60.0, 3.0);
         for which in 0..2 {
@@ -18,7 +19,7 @@ pub(super) fn check_gates(machine: &impl Machine) {
             let buffers = [Buffer::Input(&bytes), Buffer::Output(bytes.len() / 2), narrow];
             let params =
                 GateParams { width: width as u32, activation: which, numbers, only: 0, from: 0 };
-            let grid = [width.div_ceil(1024), tokens, 1];
+            let grid = [width.div_ceil(GATE_NUMBERS), tokens, 1];
             let given = machine.run((Kernel::Gate, grid), &buffers, &params);
             let found = [floats(&given[0])];
             narrow_copy(&given[1], &found[0], numbers);
@@ -40,7 +41,8 @@ pub(super) fn check_gates(machine: &impl Machine) {
 
 /// Gates of 16 bits give what the same numbers of f32 give.
 fn check_narrow_gate(machine: &impl Machine, x: &[f32], params: GateParams) {
-    let grid = [(params.width as usize).div_ceil(1024), x.len() / 2 / params.width as usize, 1];
+    let width = params.width as usize;
+    let grid = [width.div_ceil(GATE_NUMBERS), x.len() / 2 / width, 1];
     let gated = |bytes: &[u8], from: u32| {
         let buffers =
             [Buffer::Input(bytes), Buffer::Output(2 * x.len()), Buffer::Output(x.len().max(4))];
