@@ -110,7 +110,7 @@ typedef unsigned long long kv_size;
   (void)kv_group, (void)kv_tid, (void)kv_lane, (void)kv_simd;
 // Behind kv_await all that earlier launches wrote is there. Behind kv_release of all its groups
 // those of the next launch may become resident, up to their own kv_await; never before kv_await,
-// so that whatever is two launches back is done and seen.
+// so that whatever is two launches back is done and seen (but kv_encode, see there).
 #if __CUDA_ARCH__ >= 900
 KV_FN void kv_await() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 KV_FN void kv_release() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }

@@ -293,11 +293,14 @@ KV_FN uint kv_encode_side(KV_DEVICE const kv_t *x, KV_GROUP uchar *codes, KV_GRO
 
 // keys, values: dense, vectors aligned to four numbers; pages: where each page lies in the dense
 // layout, then where its tiles go; tiles: [page][kv_heads][KV_TILE_WORDS]; strange: [pages][kv_heads][2], vectors that are not
-// finite (stored as zeros). Grid: [2 sides, kv_heads, pages].
+// finite (stored as zeros). Launches of several layers, all but the first and the last apart, run
+// beside each other: each is done when those in front of it are. Grid: [2 sides, kv_heads, pages].
 KV_KERNEL(kv_encode, 128)
 (KV_IN(kv_t, keys, 0), KV_IN(kv_t, values, 1), KV_IN(uint, pages, 2), KV_OUT(uint, tiles, 3),
  KV_OUT(uint, strange, 4), KV_TURN_ARGS(KvPagesParams, args, 5, 6) KV_IDS) {
-  KV_BEGIN
+  KV_BEGIN_EARLY
+  if (args.apart == 0u) kv_await();
+  kv_release();
   KV_SHARED(uint, code_words, KV_PAGE * KV_CODES / 4); // words, for their alignment
   KV_SHARED(ushort, scales, KV_PAGE);
   KV_SHARED(uint, counts, 128);
@@ -340,12 +343,13 @@ KV_KERNEL(kv_encode, 128)
                                                           kv_tid);
 #endif
     }
-    return;
-  }
-  kv_pack_values<KV_LOW(KV_V_BITS), 0>(tile + KV_VALUES_AT, codes, kv_tid);
+  } else {
+    kv_pack_values<KV_LOW(KV_V_BITS), 0>(tile + KV_VALUES_AT, codes, kv_tid);
 #if KV_HIGH(KV_V_BITS) > 0
-  kv_pack_values<KV_HIGH(KV_V_BITS), KV_LOW(KV_V_BITS)>(tile + kv_values_high(), codes, kv_tid);
+    kv_pack_values<KV_HIGH(KV_V_BITS), KV_LOW(KV_V_BITS)>(tile + kv_values_high(), codes, kv_tid);
 #endif
-  const uint end = KV_VALUES_AT + KV_D * KV_PAGE * KV_V_BITS / 32u;
-  for (uint at = end + kv_tid; at < KV_TILE_WORDS; at += 128u) tile[at] = 0;
+    const uint end = KV_VALUES_AT + KV_D * KV_PAGE * KV_V_BITS / 32u;
+    for (uint at = end + kv_tid; at < KV_TILE_WORDS; at += 128u) tile[at] = 0;
+  }
+  if (args.apart != 0u) kv_await();
 }

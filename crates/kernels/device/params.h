@@ -20,6 +20,7 @@ struct KvPagesParams {
   uint token_stride;
   uint key_rule; // of the scale: 0 plain, 1 matched, 2 least squares, 3 unbiased
   uint value_rule;
+  uint apart; // 1: nothing that is read was written by the last launch or the one before it
 };
 
 // Consecutive query tokens of one sequence. Packed pages hold positions from 0 on; 16-bit pages

@@ -62,6 +62,7 @@ impl<'a> Pair<'a> {
             token_stride: (KV_HEADS * dim) as u32,
             key_rule: rule_code(rules[0]),
             value_rule: rule_code(rules[1]),
+            apart: 0,
         };
         let mut state = random::nth(7, dim as u64);
         let mut numbers = || (0..count).map(|_| random::normal(&mut state)).collect::<Vec<f32>>();

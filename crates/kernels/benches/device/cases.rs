@@ -119,6 +119,7 @@ impl Encoding {
             token_stride: DIM as u32,
             key_rule: 3,
             value_rule: 3,
+            apart: 0,
         };
         let sets = self.sides.len();
         let seconds = replay(&self.stream, || {

@@ -121,7 +121,7 @@ static void layout() {
   FIELD(KvPagesParams, kv_heads), FIELD(KvPagesParams, page_stride),
       FIELD(KvPagesParams, head_stride);
   FIELD(KvPagesParams, token_stride), FIELD(KvPagesParams, key_rule),
-      FIELD(KvPagesParams, value_rule);
+      FIELD(KvPagesParams, value_rule), FIELD(KvPagesParams, apart);
   FIELD(KvRow, query), FIELD(KvRow, tokens), FIELD(KvRow, position), FIELD(KvRow, packed_at),
       FIELD(KvRow, packed);
   FIELD(KvRow, tail_at);

@@ -62,6 +62,7 @@ impl Pages {
             token_stride: dim as u32,
             key_rule: rule_code(rules[0]),
             value_rule: rule_code(rules[1]),
+            apart: 0,
         }
     }
 

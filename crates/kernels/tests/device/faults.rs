@@ -38,6 +38,7 @@ fn encode(emulator: &Emulator) -> String {
         token_stride: 64,
         key_rule: rule,
         value_rule: rule,
+        apart: 0,
     };
     let numbers = bytes_of_floats(&Random(1).floats(64 * 64));
     let tile = spec(64, 4, 4).layout().tile_bytes();

@@ -77,13 +77,13 @@ impl GpuPacked {
     }
 
     /// Packs pages of 16-bit tokens. pages: pairs of page and target; strange: two words a page and
-    /// head.
+    /// head; apart: whether the launches around it pack pages of other layers, and nothing else.
     pub(super) fn pack(
         &self,
         gpu: &Gpu,
         source: &GpuPages,
         (lists, pages): (&GpuBuffer, List),
-        strange: Place<'_>,
+        (strange, apart): (Place<'_>, bool),
     ) -> Result<(), GpuError> {
         let LayerShape { kv_heads, dim } = self.shape;
         let params = PagesParams {
@@ -96,6 +96,7 @@ impl GpuPacked {
             token_stride: dim as u32,
             key_rule: self.rules[0],
             value_rule: self.rules[1],
+            apart: u32::from(apart),
         };
         let [keys, values] = source.places()?;
         let args = self.turning([

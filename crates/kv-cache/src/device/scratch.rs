@@ -128,19 +128,21 @@ impl Scratch {
         Ok(())
     }
 
-    /// Packs a list of pages, and keeps room for what is found strange about them.
+    /// Packs a list of pages, and keeps room for what is found strange about them. apart: as of
+    /// [`GpuPacked::pack`].
     pub(super) fn pack(
         &mut self,
         gpu: &Gpu,
         packed: &GpuPacked,
         (source, pages): (&GpuPages, List),
+        apart: bool,
     ) -> Result<(), GpuError> {
         if pages.count == 0 {
             return Ok(());
         }
         let step = self.steps.back_mut().expect("a step has begun");
         let strange = Place::results(&step.strange, 2 * step.heads())?;
-        packed.pack(gpu, source, (&self.lists, pages), strange)?;
+        packed.pack(gpu, source, (&self.lists, pages), (strange, apart))?;
         step.packed.push((pages.count, packed.shape().kv_heads));
         Ok(())
     }

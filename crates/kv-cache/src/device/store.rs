@@ -223,9 +223,12 @@ impl DeviceStore {
             Layer::Dense(..) => None,
             Layer::Packed(packed) => Some(&**packed),
         });
+        let all: Vec<_> = packed.collect();
         scratch.timed(gpu, |scratch| {
-            for packed in packed {
-                scratch.pack(gpu, packed, (&packed.tails, lists.seals))?;
+            for (index, packed) in all.iter().enumerate() {
+                // The first waits for the last step, the last is waited for by this one.
+                let apart = index > 0 && index + 1 < all.len();
+                scratch.pack(gpu, packed, (&packed.tails, lists.seals), apart)?;
             }
             Ok(())
         })
@@ -258,7 +261,8 @@ impl DeviceStore {
                 }
                 Layer::Packed(own) => {
                     let gpu = &self.gpu;
-                    self.scratch.timed(gpu, |scratch| scratch.pack(gpu, own, (source, pages)))?;
+                    self.scratch
+                        .timed(gpu, |scratch| scratch.pack(gpu, own, (source, pages), false))?;
                     own.tails.copy_from(gpu, row.tail, (source, from[last]))?;
                 }
             }
@@ -311,7 +315,7 @@ impl DeviceStore {
                     packed.attend(gpu, &asked, scratch, (staging, lists.early))?;
                     if lists.converts.count > 0 {
                         let pages = (staging, lists.converts);
-                        scratch.timed(gpu, |scratch| scratch.pack(gpu, packed, pages))?;
+                        scratch.timed(gpu, |scratch| scratch.pack(gpu, packed, pages, false))?;
                     }
                 }
             }
