@@ -15,7 +15,7 @@ use kvant_models::{Decoder, Workspace, with_floats, with_floats_mut};
 use crate::heartbeat::Heartbeat;
 use crate::request::{SeqId, TokenLogprob};
 use crate::sampler::{self, Choice};
-use crate::step::{PromptLogprobs, SampleRow, Sampled, Step};
+use crate::step::{PrefillChunk, PromptLogprobs, SampleRow, Sampled, Step};
 use attend::{Rows, StepAttend};
 
 pub use attend::AttentionRoad;
@@ -103,8 +103,8 @@ impl ModelRunner {
         self
     }
 
-    /// Leaves the hidden states of a step's tokens in the workspace, and keeps their keys and
-    /// values.
+    /// Leaves the hidden states of a step's tokens that are asked for in the workspace, and keeps
+    /// the keys and values of all.
     fn forward(&mut self, step: &Step, alive: &Heartbeat) -> Result<(), RunError> {
         for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
             self.staging.open(chunk.seq.0, chunk.total as usize)?;
@@ -113,7 +113,8 @@ impl ModelRunner {
         let layers = &self.decoder.spec().layers;
         let rows = Rows::of(step);
         let (store, staging, road) = (&mut self.store, &mut self.staging, self.road);
-        let mut attend = StepAttend { step, rows, layers, store, staging, road, alive };
+        let asked = step.asked();
+        let mut attend = StepAttend { step, asked, rows, layers, store, staging, road, alive };
         let Tokens { ids, positions } = &tokens;
         self.decoder.forward(ids, positions, &mut attend, &mut self.workspace)?;
         for chunk in step.prefill.iter().filter(|chunk| chunk.is_last()) {
@@ -195,23 +196,22 @@ impl ModelRunner {
 }
 
 /// Adds the sums of hidden states that the chunks of pooled prompts are asked for; `sum` gets
-/// places among the step's tokens.
+/// places among the hidden states.
 fn pool(
     step: &Step,
     sampled: &mut Vec<Sampled>,
     sum: impl Fn(Range<usize>) -> Result<Vec<f32>, RunError>,
 ) -> Result<(), RunError> {
-    let mut first: usize = step.decode.iter().map(|row| row.tokens.len()).sum();
-    for chunk in &step.prefill {
+    for (chunk, hidden) in hidden_of_chunks(step) {
         if chunk.pooling.is_some() {
-            let rows = chunk.pooled();
+            let (rows, asked) = (chunk.pooled(), chunk.asked());
+            let at = |row: usize| hidden.start + row - asked.start;
             let pooled = match rows.len() {
                 0 => Vec::new(),
-                _ => sum(first + rows.start..first + rows.end)?,
+                _ => sum(at(rows.start)..at(rows.end))?,
             };
             sampled.push(Sampled { pooled: Some(pooled), ..result(chunk.seq, Vec::new(), None) });
         }
-        first += chunk.tokens.len();
     }
     Ok(())
 }
@@ -225,8 +225,18 @@ fn sum(rows: &[f32], width: usize) -> Vec<f32> {
     sum
 }
 
+/// The chunks of a step, with the places among its hidden states of what they ask for.
+fn hidden_of_chunks(step: &Step) -> impl Iterator<Item = (&PrefillChunk, Range<usize>)> {
+    let mut end: usize = step.decode.iter().map(|row| row.tokens.len()).sum();
+    step.prefill.iter().map(move |chunk| {
+        let first = end;
+        end += chunk.asked().len();
+        (chunk, first..end)
+    })
+}
+
 /// What a step gave: the tokens chosen, and log-probabilities of prompts by `scores`, which gets
-/// the index of a chunk's first token in the step.
+/// the place of a chunk's first token among the hidden states.
 fn results(
     step: &Step,
     (rows, choices): (&[Sampling<'_>], Vec<Option<Choice>>),
@@ -236,16 +246,14 @@ fn results(
     for (row, choice) in rows.iter().zip(choices) {
         sampled.push(result(row.seq, Vec::new(), choice));
     }
-    let mut first = step.decode.iter().map(|row| row.tokens.len()).sum();
-    for chunk in &step.prefill {
+    for (chunk, hidden) in hidden_of_chunks(step) {
         if let Some(asked) = &chunk.prompt_logprobs {
-            let prompt = scores(first, asked)?;
+            let prompt = scores(hidden.start, asked)?;
             match sampled.iter_mut().find(|sampled| sampled.seq == chunk.seq) {
                 Some(sampled) => sampled.prompt = prompt,
                 None => sampled.push(result(chunk.seq, prompt, None)),
             }
         }
-        first += chunk.tokens.len();
     }
     Ok(sampled)
 }
@@ -277,18 +285,19 @@ impl Tokens {
 /// A token of the step after which one is sampled.
 struct Sampling<'a> {
     seq: SeqId,
-    /// Its index among the step's tokens.
+    /// Its place among the step's hidden states.
     at: u32,
     sample: &'a SampleRow,
 }
 
 fn sampled_rows(step: &Step) -> Vec<Sampling<'_>> {
     let rows = step.decode.iter().map(|row| (row.seq, row.tokens.len(), &row.sample));
-    let chunks = step.prefill.iter().map(|chunk| (chunk.seq, chunk.tokens.len(), &chunk.sample));
+    let chunks = step.prefill.iter().map(|chunk| (chunk.seq, chunk.asked().len(), &chunk.sample));
     let mut end = 0;
-    let samples = rows.chain(chunks).filter_map(|(seq, tokens, sample)| {
-        end += tokens as u32;
-        Some(Sampling { seq, at: end - 1, sample: sample.as_ref()? })
+    let samples = rows.chain(chunks).filter_map(|(seq, hidden, sample)| {
+        end += hidden as u32;
+        let sample = sample.as_ref()?;
+        Some(Sampling { seq, at: end - 1, sample })
     });
     samples.collect()
 }

@@ -57,6 +57,22 @@ impl Step {
                 .all(|chunk| chunk.prompt_logprobs.is_none() && chunk.pooling.is_none())
     }
 
+    /// Its tokens whose hidden states are asked for, decode rows first; `None`: all.
+    pub(crate) fn asked(&self) -> Option<Vec<u32>> {
+        if self.prefill.is_empty() {
+            return None;
+        }
+        let decoded: usize = self.decode.iter().map(|row| row.tokens.len()).sum();
+        let mut first = decoded;
+        let mut asked: Vec<u32> = (0..decoded as u32).collect();
+        for chunk in &self.prefill {
+            let Range { start, end } = chunk.asked();
+            asked.extend((first + start..first + end).map(|token| token as u32));
+            first += chunk.tokens.len();
+        }
+        (asked.len() < first).then_some(asked)
+    }
+
     /// Of a step ahead: the results of the step in front of it that are its tokens.
     pub(crate) fn followed(&self) -> Option<Vec<u32>> {
         let follows = self.decode.iter().map(|row| row.follows);
@@ -94,7 +110,17 @@ impl PrefillChunk {
         self.start as usize + self.tokens.len() == self.total as usize
     }
 
-    /// Those of its tokens whose hidden states are asked for.
+    /// Those of its tokens whose hidden states are asked for, whatever for.
+    pub fn asked(&self) -> Range<usize> {
+        let count = self.tokens.len();
+        match (&self.prompt_logprobs, &self.pooling, &self.sample) {
+            (Some(_), ..) => 0..count,
+            (None, None, Some(_)) => count - 1..count,
+            (None, ..) => self.pooled(),
+        }
+    }
+
+    /// Those whose hidden states are asked for themselves.
     pub fn pooled(&self) -> Range<usize> {
         let count = self.tokens.len();
         match self.pooling {
@@ -195,4 +221,62 @@ pub struct Sampled {
     /// Of every chunk of a prompt that is pooled: the sum of the hidden states that it was asked
     /// for, `[hidden]`; empty if it was asked for none.
     pub pooled: Option<Vec<f32>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(range: Range<u32>, total: u32, pooling: Option<Pooling>) -> PrefillChunk {
+        PrefillChunk {
+            seq: SeqId(0),
+            start: range.start,
+            total,
+            tiles: 8,
+            tokens: vec![0; range.len()],
+            place: Place::default(),
+            prompt_logprobs: None,
+            pooling,
+            sample: None,
+        }
+    }
+
+    fn row(tokens: usize) -> DecodeRow {
+        DecodeRow {
+            seq: SeqId(1),
+            tokens: vec![0; tokens],
+            position: 0,
+            place: Place::default(),
+            sample: None,
+            follows: None,
+        }
+    }
+
+    #[test]
+    fn a_step_asks_for_rows_and_for_ends_of_prompts() {
+        let sample = SampleRow {
+            params: Arc::default(),
+            index: 0,
+            forbidden: Vec::new(),
+            prompt: Arc::from([]),
+            output: Vec::new(),
+            allowed: None,
+        };
+        let ended = PrefillChunk { sample: Some(sample), ..chunk(5..9, 9, None) };
+        let scored = PrefillChunk {
+            prompt_logprobs: Some(PromptLogprobs { top: 0, targets: vec![0; 2] }),
+            ..ended.clone()
+        };
+        let step = |decode, prefill| Step { decode, prefill };
+        assert_eq!(step(vec![row(1), row(3)], vec![]).asked(), None);
+        assert_eq!(step(vec![], vec![chunk(0..4, 9, None)]).asked(), Some(vec![]));
+        let mixed = step(vec![row(1), row(2)], vec![chunk(0..4, 9, None), ended.clone()]);
+        assert_eq!(mixed.asked(), Some(vec![0, 1, 2, 10]));
+        assert_eq!(step(vec![row(1)], vec![scored.clone()]).asked(), None);
+        assert_eq!(step(vec![], vec![ended, scored]).asked(), Some(vec![3, 4, 5, 6, 7]));
+        let pooled = [Pooling::First, Pooling::Last, Pooling::Mean].map(Some);
+        let all = |start| pooled.map(|pooling| chunk(start..start + 3, 6, pooling)).to_vec();
+        assert_eq!(step(vec![], all(0)).asked(), Some(vec![0, 6, 7, 8]));
+        assert_eq!(step(vec![], all(3)).asked(), Some(vec![5, 6, 7, 8]));
+    }
 }

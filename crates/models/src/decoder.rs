@@ -59,7 +59,8 @@ impl Decoder {
         }
     }
 
-    /// Leaves the hidden states after the final norm in [`Workspace::hidden`].
+    /// Leaves the hidden states after the final norm in [`Workspace::hidden`], of the tokens that
+    /// `attend` is asked for.
     ///
     /// ids and positions: one of each token of the step, of several sequences one after the other.
     /// A token's result depends on its own sequence only, through `attend`.
@@ -111,9 +112,12 @@ impl Decoder {
 
     /// The second half of `forward`, of the step that has begun. On a GPU it only launches, and if
     /// [`Self::repeats`], then the same for every step of as many tokens in a workspace of the same
-    /// [`Workspace::rooms`], but for what `attend` does.
-    pub fn compute(&self, attend: &mut dyn Attend, workspace: &Workspace) -> Result<()> {
-        let Some(views) = workspace.last() else { bail!("a step that has not begun") };
+    /// [`Workspace::rooms`] that asks for all of them, but for what `attend` does.
+    pub fn compute(&self, attend: &mut dyn Attend, workspace: &mut Workspace) -> Result<()> {
+        let tokens = workspace.last().map_or(0, |views| views.tokens);
+        let asked = attend.asked().filter(|asked| asked.len() < tokens).map(<[u32]>::to_vec);
+        let ending = workspace.ending(asked.as_ref().map(Vec::len))?;
+        let Some((views, end)) = ending else { bail!("a step that has not begun") };
         if let Some(step) = &views.gpu {
             for (rotary, angles) in views.angles.iter().enumerate() {
                 step.angles(rotary, angles)?;
@@ -128,8 +132,19 @@ impl Decoder {
         }
         for (layer, (block, next)) in self.blocks.iter().zip(norms).enumerate() {
             let rotary = &self.rotaries[block.rotary];
-            block.attend(views, (self.spec.heads, rotary), (layer, &mut *attend))?;
-            block.feed_forward(views, next)?;
+            block.split(views, (self.spec.heads, rotary))?;
+            let mut rest = views;
+            if let (Some(asked), Some(end)) = (&asked, end)
+                && layer + 1 == self.blocks.len()
+            {
+                pick_rows(views, end, asked)?;
+                rest = end;
+            }
+            attend.attend(layer, [&rest.q, &views.k, &views.v], &rest.attended)?;
+            if rest.tokens > 0 {
+                block.attended(rest)?;
+                block.feed_forward(rest, next)?;
+            }
         }
         Ok(())
     }
@@ -148,8 +163,8 @@ impl Decoder {
         self.site.gpu().is_some() && self.blocks.iter().all(|block| block.linears().is_some())
     }
 
-    /// Logits after some tokens of the last step, by their index in it: `[rows, vocab]` f32, in the
-    /// workspace, where the next call overwrites them.
+    /// Logits after some tokens of the last step, by their index in [`Workspace::hidden`]: `[rows,
+    /// vocab]` f32, in the workspace, where the next call overwrites them.
     pub fn logits<'w>(&self, rows: &[u32], workspace: &'w mut Workspace) -> Result<&'w Tensor> {
         let Some(hidden) = workspace.hidden().cloned() else { bail!("logits before any step") };
         let gpu = workspace.gpu();
@@ -166,7 +181,7 @@ impl Decoder {
         // A step of decoding wants all rows, as they are.
         let all = rows.len() == hidden.dim(0)? && rows.iter().zip(0..).all(|(row, at)| *row == at);
         if !all {
-            step.pick(picked, &hidden, rows)?;
+            step.pick(rows, [[picked, &hidden]])?;
         }
         self.head.apply(logits, if all { &hidden } else { picked }, Some(step))?;
         if let Some(cap) = cap {
@@ -196,22 +211,21 @@ impl Decoder {
 }
 
 impl Block {
-    /// Attention, from the normed copy of the stream to the stream.
-    fn attend(
-        &self,
-        views: &Views,
-        (heads, rotary): (Heads, &Rotary),
-        (layer, attend): (usize, &mut dyn Attend),
-    ) -> Result<()> {
+    /// q, k and v, from the normed copy of the stream.
+    fn split(&self, views: &Views, (heads, rotary): (Heads, &Rotary)) -> Result<()> {
         let gpu = views.gpu.as_deref();
         self.qkv.apply(&views.qkv, &views.normed, gpu)?;
         let split = Split { heads, norms: self.qk_norms.as_ref(), rotary };
         let angles = &views.angles[self.rotary];
         match gpu {
-            None => views.heads.inplace_op3(&views.qkv, angles, &split)?,
-            Some(step) => step.split(views, &split, angles)?,
+            None => views.heads.inplace_op3(&views.qkv, angles, &split),
+            Some(step) => step.split(views, &split, angles),
         }
-        attend.attend(layer, [&views.q, &views.k, &views.v], &views.attended)?;
+    }
+
+    /// From what attention gave to the stream, and its normed copy.
+    fn attended(&self, views: &Views) -> Result<()> {
+        let gpu = views.gpu.as_deref();
         let delta = self.output.apply_fast(gpu, [&views.attended_rows, &views.delta])?;
         let post = self.post_norms.as_ref().map(|[attention, _]| attention);
         let reader = self.mlp.linears().and_then(|[gate_up, _]| gate_up.takes_copies());
@@ -242,6 +256,44 @@ impl Block {
             + self.qkv.bytes()
             + self.output.bytes()
             + self.mlp.bytes()
+    }
+}
+
+/// Rows of q and of the residual stream for the end of the last layer.
+fn pick_rows(views: &Views, end: &Views, rows: &[u32]) -> Result<()> {
+    if let Some(row) = rows.windows(2).find(|pair| pair[0] >= pair[1]) {
+        bail!("rows {row:?} of a step are not ascending")
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let [q, from] = [end.q.flatten_from(1)?, views.q.flatten_from(1)?];
+    if let Some(step) = &end.gpu {
+        return step.pick(rows, [[&q, &from], [&end.residual, &views.residual]]);
+    }
+    q.inplace_op2(&from, &Pick(rows))?;
+    views.residual.inplace_op1(&Gather(rows))
+}
+
+/// Brings some rows of a matrix, ascending, to its beginning.
+struct Gather<'a>(&'a [u32]);
+
+impl InplaceOp1 for Gather<'_> {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (tokens, width) = layout.shape().dims2()?;
+        let x = floats_mut(x, layout)?;
+        for (to, from) in self.0.iter().enumerate() {
+            let from = *from as usize;
+            if from >= tokens {
+                bail!("row {from} of a step of {tokens} tokens")
+            }
+            x.copy_within(from * width..(from + 1) * width, to * width);
+        }
+        Ok(())
     }
 }
 

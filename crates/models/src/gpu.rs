@@ -32,7 +32,7 @@ pub(crate) struct GpuStep {
     gpu: Gpu,
     /// Tokens that there is room for.
     room: usize,
-    /// Ids of the step's tokens, then their positions; from `2 * room` on rows of logits, and from
+    /// Ids of the step's tokens, then their positions; from `2 * room` on rows to pick, and from
     /// `3 * room` on tokens that a kernel chose.
     words: GpuBuffer,
     /// The input of a product in the weights' numbers.
@@ -234,21 +234,29 @@ impl GpuStep {
         )
     }
 
-    /// Some rows of a matrix, in the order asked for.
-    pub(crate) fn pick(&self, out: &Tensor, x: &Tensor, rows: &[u32]) -> Result<()> {
-        let (tokens, width) = x.dims2()?;
-        if let Some(row) = rows.iter().find(|row| **row as usize >= tokens) {
-            bail!("row {row} of a step of {tokens} tokens")
-        }
+    /// Some rows of matrices, in the order asked for: of each pair those of the second one become
+    /// the first one.
+    pub(crate) fn pick<const N: usize>(
+        &self,
+        rows: &[u32],
+        pairs: [[&Tensor; 2]; N],
+    ) -> Result<()> {
         if rows.len() > self.room {
-            bail!("{} rows of logits after a step of {} tokens", rows.len(), self.room)
+            bail!("{} rows after a step of {} tokens", rows.len(), self.room)
         }
         self.put((&self.words, 2 * self.room), rows)?;
-        self.launch(
-            (Kernel::Pick, [width.div_ceil(GROUP_NUMBERS), rows.len(), 1]),
-            [kept(&self.words, 8 * self.room), read(x), written(out)],
-            &PickParams { width: width as u32, tokens: tokens as u32 },
-        )
+        for [out, x] in pairs {
+            let (tokens, width) = x.dims2()?;
+            if let Some(row) = rows.iter().find(|row| **row as usize >= tokens) {
+                bail!("row {row} of a step of {tokens} tokens")
+            }
+            self.launch(
+                (Kernel::Pick, [width.div_ceil(GROUP_NUMBERS), rows.len(), 1]),
+                [kept(&self.words, 8 * self.room), read(x), written(out)],
+                &PickParams { width: width as u32, tokens: tokens as u32 },
+            )?;
+        }
+        Ok(())
     }
 
     /// Which tokens the experts take, those of one after those of another, and the weights of what

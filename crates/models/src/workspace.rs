@@ -18,10 +18,20 @@ pub struct Workspace {
     site: Site,
     /// Of a GPU's tables.
     rotaries: Vec<Rotary>,
-    /// Buffers with room for so many tokens, and their views of the last step.
-    step: Option<(usize, Buffers, Views)>,
+    step: Option<Activations>,
     /// The same for rows of logits.
     head: Option<(usize, [Tensor; 2], [Tensor; 2])>,
+}
+
+/// Those of the last step.
+#[derive(Debug)]
+struct Activations {
+    /// Tokens that there is room for.
+    room: usize,
+    buffers: Buffers,
+    views: Views,
+    /// The end of the last layer, if the step was not asked for all of its tokens.
+    end: Option<Views>,
 }
 
 /// Numbers of a token.
@@ -121,32 +131,48 @@ impl Workspace {
 
     /// Activations of a step of so many tokens, with the numbers of an earlier one.
     pub(crate) fn views(&mut self, tokens: usize) -> Result<&Views> {
-        let (room, buffers, views) = match self.step.take() {
-            Some((room, buffers, views)) if tokens <= room => {
-                let same = views.tokens == tokens;
-                let views = if same { views } else { Views::new(&self.widths, &buffers, tokens)? };
-                (room, buffers, views)
+        let step = match self.step.take() {
+            Some(step) if tokens <= step.room => {
+                let same = step.views.tokens == tokens;
+                let views = || Views::new(&self.widths, &step.buffers, tokens);
+                let views = if same { step.views } else { views()? };
+                Activations { views, end: None, ..step }
             }
             // Freed before larger ones are made.
             before => {
                 drop(before);
                 let buffers = Buffers::new(&self.widths, tokens, (&self.site, &self.rotaries))?;
                 let views = Views::new(&self.widths, &buffers, tokens)?;
-                (tokens, buffers, views)
+                Activations { room: tokens, buffers, views, end: None }
             }
         };
-        Ok(&self.step.insert((room, buffers, views)).2)
+        Ok(&self.step.insert(step).views)
+    }
+
+    /// The activations of the step that has begun, and those of the end of its last layer if only
+    /// so many of its tokens are asked for.
+    pub(crate) fn ending(
+        &mut self,
+        asked: Option<usize>,
+    ) -> Result<Option<(&Views, Option<&Views>)>> {
+        let Some(Activations { buffers, views, end, .. }) = &mut self.step else { return Ok(None) };
+        let asked = asked.map(|asked| views.ending(&self.widths, buffers, asked));
+        *end = asked.transpose()?;
+        Ok(Some((views, end.as_ref())))
     }
 
     /// The activations of the last step.
     pub(crate) fn last(&self) -> Option<&Views> {
-        self.step.as_ref().map(|(_, _, views)| views)
+        self.step.as_ref().map(|step| &step.views)
     }
 
     /// Tokens and rows of logits that the buffers have room for: they are others when they have
     /// grown.
     pub fn rooms(&self) -> [usize; 2] {
-        [self.step.as_ref().map_or(0, |step| step.0), self.head.as_ref().map_or(0, |head| head.0)]
+        [
+            self.step.as_ref().map_or(0, |step| step.room),
+            self.head.as_ref().map_or(0, |head| head.0),
+        ]
     }
 
     /// The logits that the last step of so many rows left, `[rows, vocab]`.
@@ -154,10 +180,10 @@ impl Workspace {
         Ok(&self.head(rows)?[1])
     }
 
-    /// Hidden states of the last step after the final norm, `[tokens, hidden]` f32; overwritten by
-    /// the next one.
+    /// Hidden states after the final norm, of the last step's tokens that were asked for,
+    /// `[tokens, hidden]` f32; overwritten by the next one.
     pub fn hidden(&self) -> Option<&Tensor> {
-        self.last().map(|views| &views.normed)
+        self.step.as_ref().map(|step| &step.end.as_ref().unwrap_or(&step.views).normed)
     }
 
     /// Where a GPU's kernel may leave tokens that it chose after the last step, from a row on:
@@ -272,6 +298,23 @@ impl Views {
             gpu: buffers.gpu.clone(),
             routed: routed.transpose()?,
         })
+    }
+
+    /// Views of so many of the step's tokens for the end of the last layer, from `q` on, in memory
+    /// that it has done with by then.
+    fn ending(&self, widths: &Widths, buffers: &Buffers, asked: usize) -> Result<Self> {
+        let heads = widths.heads;
+        let views = Self::new(widths, buffers, asked)?;
+        // In the place of q, k and v joined.
+        let q = first(&buffers.wide, &[asked, heads.q, heads.dim])?;
+        if self.gpu.is_none() {
+            return Ok(Self { q, ..views });
+        }
+        // Rows of the residual stream come to where its normed copy was, and the other way round: a
+        // kernel cannot move rows within a matrix.
+        let [residual, normed] =
+            [self.normed.narrow(0, 0, asked)?, self.residual.narrow(0, 0, asked)?];
+        Ok(Self { residual, normed, q, ..views })
     }
 }
 

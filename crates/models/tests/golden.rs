@@ -4,102 +4,22 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
+mod plain;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use candle_core::{Device, Result, Tensor};
-use kvant_models::{Attend, Decoder, DecoderSpec, Heads, LayerSpec, ModelFiles, Site, WeightDtype};
-
-/// Causal attention over every sequence's keys and values, kept whole.
-struct PlainAttend {
-    heads: Heads,
-    layers: Vec<LayerSpec>,
-    /// Keys and values of (sequence, layer), each `[tokens, heads.kv, dim]`.
-    cache: HashMap<(usize, usize), (Vec<f32>, Vec<f32>)>,
-    /// Sequence of every token of the step.
-    rows: Vec<usize>,
-}
-
-impl PlainAttend {
-    fn new(spec: &DecoderSpec) -> Self {
-        let layers = spec.layers.clone();
-        Self { heads: spec.heads, layers, cache: HashMap::new(), rows: Vec::new() }
-    }
-
-    /// One query head over the keys and values of its sequence so far.
-    fn head(&self, layer: &LayerSpec, q: &[f32], keys: &[f32], values: &[f32]) -> Vec<f32> {
-        let (stride, dim) = (self.heads.kv * self.heads.dim, self.heads.dim);
-        let tokens = keys.len().div_ceil(stride);
-        let unseen = layer.window.map_or(0, |window| tokens.saturating_sub(window)) * stride;
-        let (keys, values) = (&keys[unseen..], &values[unseen..]);
-        let dot = |key: &[f32]| q.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum();
-        let scores: Vec<f64> = keys.chunks(stride).map(|k| dot(&k[..dim])).collect();
-        let scores = scores.iter().map(|score: &f64| {
-            let score = score * f64::from(layer.scale);
-            layer.softcap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
-        });
-        let highest = scores.clone().fold(f64::MIN, f64::max);
-        let weights: Vec<f64> = scores.map(|score| (score - highest).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let column = |d: usize| {
-            let values = values.chunks(stride).map(|v| f64::from(v[d]));
-            (weights.iter().zip(values).map(|(w, v)| w * v).sum::<f64>() / total) as f32
-        };
-        (0..dim).map(column).collect()
-    }
-}
-
-impl Attend for PlainAttend {
-    fn attend(&mut self, layer: usize, qkv: [&Tensor; 3], out: &Tensor) -> Result<()> {
-        let [q, k, v] = qkv;
-        let Heads { q: q_heads, kv, dim } = self.heads;
-        assert_eq!(q.dims(), [self.rows.len(), q_heads, dim]);
-        assert_eq!((k.dims(), v.dims()), (&[self.rows.len(), kv, dim][..], k.dims()));
-        let [q, k, v] = qkv.map(|x| x.flatten_all().unwrap().to_vec1::<f32>().unwrap());
-        assert_eq!(out.dims(), [self.rows.len(), q_heads, dim]);
-        let mut attended = Vec::new();
-        for (token, &row) in self.rows.iter().enumerate() {
-            let new = token * kv * dim..(token + 1) * kv * dim;
-            let (keys, values) = self.cache.entry((row, layer)).or_default();
-            keys.extend_from_slice(&k[new.clone()]);
-            values.extend_from_slice(&v[new]);
-            let (keys, values) = &self.cache[&(row, layer)];
-            for head in 0..q_heads {
-                let q = &q[(token * q_heads + head) * dim..][..dim];
-                let first = head / (q_heads / kv) * dim;
-                attended.extend(self.head(
-                    &self.layers[layer],
-                    q,
-                    &keys[first..],
-                    &values[first..],
-                ));
-            }
-        }
-        // On a GPU what is asked for may be of 16 bits.
-        let attended = Tensor::from_vec(attended, out.dims(), out.device())?;
-        out.slice_set(&attended.to_dtype(out.dtype())?, 0, 0)
-    }
-}
+use candle_core::Device;
+use kvant_models::{Decoder, ModelFiles, Site, WeightDtype};
+use plain::{Piece, Plain, PlainAttend};
 
 /// Runs steps of (sequence, first position, tokens) pieces; returns the logits of every sequence,
 /// in order.
-fn run(
-    decoder: &Decoder,
-    ids: &[u32],
-    steps: &[&[(usize, usize, usize)]],
-) -> HashMap<usize, Vec<Vec<f32>>> {
-    let mut attend = PlainAttend::new(decoder.spec());
+fn run(decoder: &Decoder, ids: &[u32], steps: &[&[Piece]]) -> HashMap<usize, Vec<Vec<f32>>> {
+    let mut plain = Plain::new(decoder);
     let mut logits: HashMap<usize, Vec<Vec<f32>>> = HashMap::new();
-    let mut workspace = decoder.workspace();
     for step in steps {
-        let tokens = || step.iter().flat_map(|&(row, at, n)| (at..at + n).map(move |p| (row, p)));
-        attend.rows = tokens().map(|(row, _)| row).collect();
-        let positions: Vec<u32> = tokens().map(|(_, position)| position as u32).collect();
-        let step_ids: Vec<u32> = tokens().map(|(_, position)| ids[position]).collect();
-        decoder.forward(&step_ids, &positions, &mut attend, &mut workspace).unwrap();
-        let all: Vec<u32> = (0..step_ids.len() as u32).collect();
-        let rows = decoder.logits(&all, &mut workspace).unwrap().to_vec2::<f32>().unwrap();
-        for ((row, _), out) in tokens().zip(rows) {
+        for ((row, _), out) in plain.step(ids, step, None).unwrap() {
             logits.entry(row).or_default().push(out);
         }
     }
@@ -235,9 +155,21 @@ fn every_family_agrees_on_a_gpu() {
         let whole = &run(&decoder, &ids, &[&[(0, 0, n)]])[&0];
         let pieces: [&[_]; 4] = [&[(0, 0, 17)], &[(0, 17, 1)], &[(0, 18, 1)], &[(0, 19, n - 19)]];
         let pieces = &run(&decoder, &ids, &pieces)[&0];
+        // Few of the tokens, and none.
+        let mut plain = Plain::new(&decoder);
+        let asked: [(Piece, &[u32]); 3] =
+            [((0, 0, 9), &[]), ((0, 9, 8), &[1, 2, 7]), ((0, 17, n - 17), &[0])];
+        let mut few = (Vec::new(), Vec::new());
+        for (piece, asked) in asked {
+            for ((_, position), found) in plain.step(&ids, &[piece], Some(asked)).unwrap() {
+                few.0.push(found);
+                few.1.push(logits[position].clone());
+            }
+        }
         let bound = gpu_bound(name, &files);
-        for (how, found) in [("whole", whole), ("in pieces", pieces)] {
-            let gap = largest_gap(found, &logits);
+        let found = [("whole", whole, &logits), ("in pieces", pieces, &logits)];
+        for (how, found, logits) in found.into_iter().chain([("few", &few.0, &few.1)]) {
+            let gap = largest_gap(found, logits);
             eprintln!("{name} {how}: largest gap {gap:e}");
             if gap.is_nan() || gap > bound {
                 wrong.push(format!("{name} {how}: {gap} from the reference"));

@@ -1,6 +1,8 @@
 //! `StepAttend`: the join of decoder and cache: where a step's keys and values go, and what its
 //! tokens attend over.
 
+use std::ops::Range;
+
 use candle_core::{Error, Result, Tensor};
 use kvant_kernels::cpu::{
     AttendParams, AttendRow, PackedParams, PackedRow, Path, attend_dense, attend_packed,
@@ -16,6 +18,7 @@ use crate::step::{DecodeRow, PrefillChunk, Step};
 /// Attention of one step: decode rows over pages, chunks over staging.
 pub(super) struct StepAttend<'a> {
     pub(super) step: &'a Step,
+    pub(super) asked: Option<Vec<u32>>,
     pub(super) rows: Rows<'a>,
     pub(super) layers: &'a [LayerSpec],
     pub(super) store: &'a mut PageStore,
@@ -35,11 +38,12 @@ pub enum AttentionRoad {
     Reference,
 }
 
-/// Keys, values and queries of a layer, `[tokens, heads, dim]`, and where the results go.
+/// Keys, values and queries of a layer, `[tokens, heads, dim]`, and where the results go. Of the
+/// last layer queries and results are of the tokens alone that are asked for.
 pub(super) struct Layer<'a> {
     pub(super) index: usize,
-    /// Numbers of a token's keys.
-    pub(super) width: usize,
+    /// Numbers of a token's keys, and of its queries.
+    pub(super) widths: (usize, usize),
     pub(super) q: &'a [f32],
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
@@ -78,18 +82,22 @@ impl<'a> Rows<'a> {
 }
 
 impl Attend for StepAttend<'_> {
+    fn asked(&self) -> Option<&[u32]> {
+        self.asked.as_deref()
+    }
+
     fn attend(&mut self, layer: usize, [q, k, v]: [&Tensor; 3], out: &Tensor) -> Result<()> {
         self.alive.beat();
         let (_, kv_heads, dim) = k.dims3()?;
         let (_, q_heads, _) = q.dims3()?;
         let LayerSpec { window, scale, softcap, .. } = self.layers[layer];
         let params = AttendParams { q_heads, scale, window, softcap };
-        let width = kv_heads * dim;
+        let widths = (kv_heads * dim, q_heads * dim);
         with_floats_mut(out, |out| {
             with_floats(q, |q| {
                 with_floats(k, |k| {
                     with_floats(v, |v| {
-                        self.layer(Layer { index: layer, width, q, k, v, out, params })
+                        self.layer(Layer { index: layer, widths, q, k, v, out, params })
                     })
                 })
             })
@@ -99,11 +107,11 @@ impl Attend for StepAttend<'_> {
 
 impl StepAttend<'_> {
     fn layer(&mut self, layer: Layer<'_>) -> Result<()> {
-        let Layer { index, width, q, k, v, out, params } = layer;
+        let Layer { index, widths, q, k, v, out, params } = layer;
+        let (width, q_width) = widths;
         let decoded: usize = self.rows.stored.iter().map(|row| row.tokens).sum();
-        let per_query = q.len() / (k.len() / width);
-        let (row_q, chunk_q) = q.split_at(decoded * per_query);
-        let (row_out, chunk_out) = out.split_at_mut(decoded * per_query);
+        let (row_q, chunk_q) = q.split_at(decoded * q_width);
+        let (row_out, chunk_out) = out.split_at_mut(decoded * q_width);
         let (row_k, chunk_k) = k.split_at(decoded * width);
         let (row_v, chunk_v) = v.split_at(decoded * width);
         if decoded > 0 {
@@ -114,7 +122,7 @@ impl StepAttend<'_> {
             [] => Ok(()),
             [chunk] if chunk.is_early() => {
                 let (q, k, v, out) = (chunk_q, chunk_k, chunk_v, chunk_out);
-                self.early(Layer { index, width, q, k, v, out, params }, chunk)
+                self.early(Layer { index, widths, q, k, v, out, params }, chunk)
             }
             _ => {
                 self.stage(index, chunk_k, chunk_v, width)?;
@@ -122,6 +130,11 @@ impl StepAttend<'_> {
                 self.convert(index)
             }
         }
+    }
+
+    /// Those of a chunk's tokens that attend.
+    pub(super) fn queries(&self, layer: usize, chunk: &PrefillChunk) -> Range<usize> {
+        if layer + 1 == self.layers.len() { chunk.asked() } else { 0..chunk.tokens.len() }
     }
 
     fn decode(&self, layer: usize, (out, q): (&mut [f32], &[f32]), params: &AttendParams) {
@@ -164,9 +177,12 @@ impl StepAttend<'_> {
         for chunk in &self.step.prefill {
             let view = self.staging.view(layer, chunk.seq.0);
             let (tiles, pages) = view.map_err(Error::wrap)?;
-            staged = Some(tiles);
-            let (position, tokens) = (chunk.start as usize, chunk.tokens.len());
-            rows.push(AttendRow { pages, position, tokens });
+            let queries = self.queries(layer, chunk);
+            if !queries.is_empty() {
+                staged = Some(tiles);
+                let position = chunk.start as usize + queries.start;
+                rows.push(AttendRow { pages, position, tokens: queries.len() });
+            }
         }
         if let Some(tiles) = staged {
             attend_dense(out, q, tiles, &rows, params);

@@ -102,8 +102,8 @@ impl DeviceRunner {
         Ok(self.store.take((&source.store, from), row, tokens)?)
     }
 
-    /// Leaves the hidden states of a step's tokens in the workspace, and keeps their keys and
-    /// values.
+    /// Leaves the hidden states of a step's tokens that are asked for in the workspace, and keeps
+    /// the keys and values of all.
     pub(super) fn forward(&mut self, step: &Step, alive: &Heartbeat) -> Result<(), RunError> {
         for chunk in step.prefill.iter().filter(|chunk| chunk.start == 0) {
             self.store.open(chunk.seq.0, chunk.total as usize)?;
@@ -113,8 +113,9 @@ impl DeviceRunner {
         self.store.begin(&rows, &chunks)?;
         self.begin(step, 0)?;
         let layers = &self.decoder.spec().layers;
-        let mut attend = DeviceAttend { layers, store: &mut self.store, alive };
-        self.decoder.compute(&mut attend, &self.workspace)?;
+        let mut attend =
+            DeviceAttend { layers, store: &mut self.store, asked: step.asked(), alive };
+        self.decoder.compute(&mut attend, &mut self.workspace)?;
         for chunk in step.prefill.iter().filter(|chunk| chunk.is_last()) {
             self.store.close(chunk.seq.0);
         }
@@ -173,7 +174,8 @@ impl DeviceRunner {
         let Self { decoder, store, workspace, sampler, gpu, kept, .. } = self;
         kept.run(gpu, launches, || {
             let layers = &decoder.spec().layers;
-            decoder.compute(&mut DeviceAttend { layers, store, alive }, workspace)?;
+            let mut attend = DeviceAttend { layers, store, asked: None, alive };
+            decoder.compute(&mut attend, workspace)?;
             let all: Vec<u32> = (0..filled as u32).collect();
             let logits = decoder.logits(&all, workspace)?.clone();
             Ok(sampler.launch(&logits, (0, filled), workspace.chosen(0)?)?)
@@ -226,7 +228,7 @@ impl DeviceRunner {
         Ok(results)
     }
 
-    /// Sum of the hidden states of some tokens of the last step, on the host.
+    /// Sum of some hidden states of the last step, on the host.
     fn hidden_sum(&self, rows: Range<usize>) -> Result<Vec<f32>, RunError> {
         let hidden = self.workspace.hidden().expect("a step was computed");
         let rows = hidden.narrow(0, rows.start, rows.len())?.flatten_all()?.to_vec1::<f32>()?;
@@ -297,10 +299,15 @@ impl Runner for DeviceRunner {
 struct DeviceAttend<'a> {
     layers: &'a [LayerSpec],
     store: &'a mut DeviceStore,
+    asked: Option<Vec<u32>>,
     alive: &'a Heartbeat,
 }
 
 impl Attend for DeviceAttend<'_> {
+    fn asked(&self) -> Option<&[u32]> {
+        self.asked.as_deref()
+    }
+
     fn attend(&mut self, layer: usize, qkv: [&Tensor; 3], out: &Tensor) -> TensorResult<()> {
         self.alive.beat();
         let (_, q_heads, _) = qkv[0].dims3()?;
@@ -331,5 +338,6 @@ fn chunk_of(chunk: &PrefillChunk) -> Chunk<'_> {
         pages: &chunk.place.pages,
         tail: chunk.place.tail,
         recent: chunk.is_early().then(|| early_recent(chunk.tiles as usize)),
+        asked: chunk.asked(),
     }
 }

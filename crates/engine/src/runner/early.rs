@@ -1,6 +1,8 @@
 //! Prompts longer than staging: each token reads its newest pages in 16 bits and older ones as they
 //! were packed, at borders that do not depend on the chunks.
 
+use std::ops::Range;
+
 use candle_core::{Error, Result};
 use kvant_kernels::cpu::{AttendParams, AttendRow, PackedRow, attend_dense, attend_packed};
 use kvant_kv_cache::{PAGE_TOKENS, Row, Tiles};
@@ -13,15 +15,17 @@ impl StepAttend<'_> {
     /// The only chunk of its step: the prompt has all of staging.
     pub(super) fn early(&mut self, layer: Layer<'_>, chunk: &PrefillChunk) -> Result<()> {
         let Layer { index, k, v, q, out, params, .. } = layer;
-        let pieces = pieces(chunk);
+        let queries = self.queries(index, chunk);
         if let Tiles::Dense(_) = self.store.tiles(index) {
             // Its pages are of 16 bits themselves.
-            self.store.append(index, &pieces, k, v);
-            if let Tiles::Dense(tiles) = self.store.tiles(index) {
+            self.store.append(index, &pieces(chunk, 0..chunk.tokens.len()), k, v);
+            if let Tiles::Dense(tiles) = self.store.tiles(index)
+                && !queries.is_empty()
+            {
                 let row = AttendRow {
                     pages: &chunk.place.pages,
-                    position: chunk.start as usize,
-                    tokens: chunk.tokens.len(),
+                    position: chunk.start as usize + queries.start,
+                    tokens: queries.len(),
                 };
                 attend_dense(out, q, tiles, &[row], &params);
             }
@@ -29,7 +33,10 @@ impl StepAttend<'_> {
         }
         let place = (chunk.seq.0, chunk.start as usize);
         self.staging.append(index, place, k, v).map_err(Error::wrap)?;
-        self.early_packed(index, (out, q), (chunk, &pieces), &params)?;
+        if !queries.is_empty() {
+            let pieces = pieces(chunk, queries);
+            self.early_packed(index, (out, q), (chunk, &pieces), &params)?;
+        }
         self.convert(index)
     }
 
@@ -64,9 +71,9 @@ impl StepAttend<'_> {
     }
 }
 
-/// A chunk in parts of one page and of no more tokens than attention takes at once.
-fn pieces(chunk: &PrefillChunk) -> Vec<Row<'_>> {
-    let (mut position, end) = (chunk.start as usize, chunk.start as usize + chunk.tokens.len());
+/// Some tokens of a chunk in parts of one page and of no more than attention takes at once.
+fn pieces(chunk: &PrefillChunk, tokens: Range<usize>) -> Vec<Row<'_>> {
+    let [mut position, end] = [tokens.start, tokens.end].map(|token| chunk.start as usize + token);
     let mut pieces = Vec::new();
     while position < end {
         let of_page = PAGE_TOKENS - position % PAGE_TOKENS;

@@ -1,24 +1,22 @@
 //! `Lists`: a step as lists of numbers: where its tokens go, which pages are packed, and what its
 //! tokens attend over. The same in all layers of a kind, so they are uploaded once a step.
 
+mod places;
+mod rows;
+
 use std::ops::Range;
 
-use kvant_kernels::PAGE_TOKENS;
-use kvant_kernels::device::{
-    AttendRow, Cut, DenseRowParams, NO_MASK, NOWHERE, Params, PartParams, dense_block, dense_parts,
-    parts_of,
-};
+use kvant_kernels::device::{AttendRow, Cut, DenseRowParams, Params, PartParams, parts_of};
 
 use crate::error::Error;
 use crate::loans::Loans;
-use crate::pages::{PageId, PageList};
+use crate::pages::PageId;
 use crate::store::{Row, Span};
-
-/// Query tokens of a row over packed pages at most.
-const ROW_TOKENS: usize = 16;
+use places::Places;
+use rows::{Chunked, Rows, parts_over_pages};
 
 /// Consecutive tokens of one prompt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Chunk<'a> {
     /// The prompt's key in staging.
     pub key: u64,
@@ -31,6 +29,8 @@ pub struct Chunk<'a> {
     /// Of a prompt longer than staging: how many pages up to and with its own a token reads in 16
     /// bits; older ones it reads packed. Such a chunk is the only one of its step.
     pub recent: Option<usize>,
+    /// Those of its tokens whose results the last layer is asked for.
+    pub asked: Range<usize>,
 }
 
 /// A range of a list, in words from the beginning of all lists.
@@ -64,6 +64,19 @@ pub(super) struct DenseRows {
     pub(super) longest: usize,
     /// Parts of a row's pages, each for groups of its own.
     pub(super) parts: usize,
+}
+
+/// Rows of chunks in a layer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ChunkRows {
+    /// Tokens that the layer is asked for, those of decode rows too.
+    pub(super) queries: usize,
+    /// Of a prompt longer than staging, packed.
+    pub(super) early: PackedRows,
+    /// Over pages of 16 bits.
+    pub(super) dense: DenseRows,
+    /// Over staging.
+    pub(super) staged: DenseRows,
 }
 
 /// What decides how rows are cut.
@@ -119,25 +132,12 @@ pub(super) struct Lists {
     pub(super) pages: List,
     /// Decode rows, packed.
     pub(super) decode: PackedRows,
-    /// Rows of a prompt longer than staging, packed.
-    pub(super) early: PackedRows,
     /// Decode rows over pages of 16 bits.
     pub(super) dense_decode: DenseRows,
-    /// Chunks over pages of 16 bits.
-    pub(super) dense_chunks: DenseRows,
-    /// Chunks over staging.
-    pub(super) staged_chunks: DenseRows,
-}
-
-/// Rows and what they point into, before they are words.
-#[derive(Default)]
-struct Rows {
-    pages: PageList,
-    decode: Vec<AttendRow>,
-    early: Vec<AttendRow>,
-    dense_decode: Vec<DenseRowParams>,
-    dense_chunks: Vec<DenseRowParams>,
-    staged_chunks: Vec<DenseRowParams>,
+    /// All of the chunks.
+    pub(super) chunks: ChunkRows,
+    /// What is asked of them in the last layer.
+    pub(super) last: ChunkRows,
 }
 
 impl Lists {
@@ -159,30 +159,36 @@ impl Lists {
             places.decode_row(row);
         }
         for query in places.pages.len()..filled {
-            build.dense_decode.push(dense_row((query, 0), 0, 0));
+            build.idle(query);
             places.idle();
         }
         lists.decoded = places.pages.len();
+        (build.chunks.queries, build.asked.queries) = (lists.decoded, lists.decoded);
         for chunk in chunks {
             let tokens = chunk.span.end - chunk.span.start;
             assert!(chunk.pages.len() > chunk.span.last_page(), "pages for a whole prompt");
             // Also where nothing is packed, so that errors are those of the CPU.
             let tiles = loans.fill(0, (chunk.key, chunk.span.start), tokens)?.to_vec();
-            build.chunk(chunk, places.pages.len(), &tiles);
+            build.chunk(chunk, &tiles);
             places.chunk(chunk, &tiles);
         }
         lists.tokens = places.pages.len();
         lists.to_pages = lists.put(1, &places.pages);
-        let parts = build.dense_parts(machine, lists.decoded);
+        let parts = parts_over_pages(&build.dense_decode, machine, lists.decoded);
         lists.dense_decode = lists.put_rows(&build.dense_decode, parts);
-        lists.dense_chunks = lists.put_rows(&build.dense_chunks, 1);
         if packed {
             lists.to_tails = lists.put(1, &places.tails);
             lists.to_staging = lists.put(1, &places.staging);
-            lists.staged_chunks = lists.put_rows(&build.staged_chunks, 1);
             let filled = filled > 0;
             lists.decode = lists.put_packed((&build.decode, filled), &build.pages, machine);
-            lists.early = lists.put_packed((&build.early, false), &build.pages, machine);
+        }
+        let pages = packed.then_some(&*build.pages);
+        lists.chunks = lists.put_chunks((&build.chunks, 1), pages, machine);
+        lists.last = lists.chunks;
+        if build.asked.queries < build.chunks.queries {
+            // Few tokens of long prompts: the GPU is not busy with one part of each.
+            let parts = parts_over_pages(&build.asked.dense, machine, build.asked.queries);
+            lists.last = lists.put_chunks((&build.asked, parts), pages, machine);
         }
         // Of any length, so behind what a filled step has in its place.
         lists.pages = lists.put(1, &build.pages);
@@ -206,6 +212,22 @@ impl Lists {
         let words: Vec<u32> = rows.iter().flat_map(Params::words).collect();
         let longest = rows.iter().map(|row| row.tokens as usize).max().unwrap_or_default();
         DenseRows { rows: self.put(1, &words).of(rows.len()), longest, parts }
+    }
+
+    /// Rows of chunks, with those that only a packed layer has if there are `pages` for them.
+    fn put_chunks(
+        &mut self,
+        (rows, parts): (&Chunked, usize),
+        pages: Option<&[u32]>,
+        machine: Machine,
+    ) -> ChunkRows {
+        let dense = self.put_rows(&rows.dense, parts);
+        let mut chunks = ChunkRows { queries: rows.queries, dense, ..ChunkRows::default() };
+        if let Some(pages) = pages {
+            chunks.staged = self.put_rows(&rows.staged, parts);
+            chunks.early = self.put_packed((&rows.early, false), pages, machine);
+        }
+        chunks
     }
 
     /// A filled list has parts of nothing at its end, which kernels skip.
@@ -233,133 +255,6 @@ impl List {
     fn of(self, count: usize) -> Self {
         Self { count, ..self }
     }
-}
-
-impl Rows {
-    /// Parts of decode rows over 16-bit pages.
-    fn dense_parts(&self, machine: Machine, decoded: usize) -> usize {
-        let pages = |row: &DenseRowParams| (row.position + row.tokens).div_ceil(PAGE_TOKENS as u32);
-        let most = self.dense_decode.iter().map(pages).max().unwrap_or_default() as usize;
-        let longest = self.dense_decode.iter().map(|row| row.tokens as usize).max();
-        let longest = longest.unwrap_or_default();
-        let block = dense_block(machine.dim, longest, machine.group);
-        let blocks = (longest * machine.group).div_ceil(block);
-        let groups = self.dense_decode.len() * machine.kv_heads * blocks;
-        let parts = dense_parts(machine.groups.0, (block, groups), most);
-        parts.min(machine.room / decoded.max(1)).max(1)
-    }
-
-    fn list(&mut self, pages: impl IntoIterator<Item = PageId>) -> usize {
-        let at = self.pages.len();
-        self.pages.extend(pages);
-        at
-    }
-
-    fn decode_row(&mut self, row: &Row<'_>, query: usize) {
-        let Row { pages, tail, position, tokens } = *row;
-        let (index, _) = row.slots();
-        let pages_at = self.list(pages[..=index].iter().copied());
-        let tail_at = self.list([tail]);
-        self.decode.push(packed_row((query, tokens), position, (pages_at, index), tail_at));
-        self.dense_decode.push(dense_row((query, tokens), position, pages_at));
-    }
-
-    fn chunk(&mut self, chunk: &Chunk<'_>, query: usize, tiles: &[PageId]) {
-        let Span { start, end, .. } = chunk.span;
-        let count = end.div_ceil(PAGE_TOKENS);
-        let pages_at = self.list(chunk.pages[..count].iter().copied());
-        self.dense_chunks.push(dense_row((query, end - start), start, pages_at));
-        // From here on the list names tiles: all pages, or, of a ring, those it still holds.
-        let tiles_at = self.list((0..count).map(|page| tiles[page % tiles.len()]));
-        let Some(recent) = chunk.recent else {
-            self.staged_chunks.push(dense_row((query, end - start), start, tiles_at));
-            return;
-        };
-        let mut position = start;
-        while position < end {
-            let page = position / PAGE_TOKENS;
-            let packed = (page + 1).saturating_sub(recent);
-            let tokens = (end - position).min(PAGE_TOKENS - position % PAGE_TOKENS).min(ROW_TOKENS);
-            let (query, tail_at) = (query + position - start, tiles_at + packed);
-            self.early.push(packed_row((query, tokens), position, (pages_at, packed), tail_at));
-            position += tokens;
-        }
-    }
-}
-
-/// A row over packed pages, then 16-bit ones, by their places in the list of pages.
-fn packed_row(
-    (query, tokens): (usize, usize),
-    position: usize,
-    (packed_at, packed): (usize, usize),
-    tail_at: usize,
-) -> AttendRow {
-    AttendRow {
-        query: query as u32,
-        tokens: tokens as u32,
-        position: position as u32,
-        packed_at: packed_at as u32,
-        packed: packed as u32,
-        tail_at: tail_at as u32,
-        sinks: (0, 0),
-        mask_at: NO_MASK,
-    }
-}
-
-/// A row over 16-bit pages alone.
-fn dense_row((query, tokens): (usize, usize), position: usize, pages_at: usize) -> DenseRowParams {
-    DenseRowParams {
-        query: query as u32,
-        tokens: tokens as u32,
-        position: position as u32,
-        pages_at: pages_at as u32,
-    }
-}
-
-/// Where tokens go, a word each, and pages to be packed, two words each.
-#[derive(Default)]
-struct Places {
-    pages: Vec<u32>,
-    tails: Vec<u32>,
-    staging: Vec<u32>,
-    seals: Vec<u32>,
-    converts: Vec<u32>,
-}
-
-impl Places {
-    fn decode_row(&mut self, row: &Row<'_>) {
-        let (index, slots) = row.slots();
-        if let Some(page) = row.sealed() {
-            self.seals.extend([row.tail, page]);
-        }
-        self.pages.extend(of_page(row.pages[index], slots.clone()));
-        self.tails.extend(of_page(row.tail, slots.clone()));
-        self.staging.extend(slots.map(|_| NOWHERE));
-    }
-
-    fn idle(&mut self) {
-        for places in [&mut self.pages, &mut self.tails, &mut self.staging] {
-            places.push(NOWHERE);
-        }
-    }
-
-    fn chunk(&mut self, chunk: &Chunk<'_>, tiles: &[PageId]) {
-        let last = chunk.span.last_page();
-        for position in chunk.span.start..chunk.span.end {
-            let (page, slot) = (position / PAGE_TOKENS, position % PAGE_TOKENS);
-            let place = |of: PageId| of * PAGE_TOKENS as u32 + slot as u32;
-            self.pages.push(place(chunk.pages[page]));
-            self.tails.push(if page == last { place(chunk.tail) } else { NOWHERE });
-            self.staging.push(place(tiles[page % tiles.len()]));
-        }
-        for page in chunk.span.full() {
-            self.converts.extend([tiles[page % tiles.len()], chunk.pages[page]]);
-        }
-    }
-}
-
-fn of_page(page: PageId, slots: Range<usize>) -> impl Iterator<Item = u32> {
-    slots.map(move |slot| page * PAGE_TOKENS as u32 + slot as u32)
 }
 
 #[cfg(test)]

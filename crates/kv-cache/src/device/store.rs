@@ -63,8 +63,8 @@ pub struct StepLayout {
     buffers: [usize; 4],
 }
 
-/// What a layer's rows ask: queries and results, `[tokens, q_heads, dim]` of all the step's tokens,
-/// and the list of pages that rows point into.
+/// What a layer's rows ask: queries and results, `[tokens, q_heads, dim]` of the tokens that it is
+/// asked for, and the list of pages that rows point into.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     pub(super) q: &'a Place<'a>,
@@ -271,8 +271,8 @@ impl DeviceStore {
     }
 
     /// Keeps a layer's keys and values of the step and attends. q, out: `[tokens, q_heads, dim]`,
-    /// k, v: `[tokens, kv_heads, dim]`, f32 all but
-    /// results.
+    /// k, v: `[tokens, kv_heads, dim]`, f32 all but results. In the last layer q and out are of the
+    /// tokens alone that it is asked for: those of decode rows and [`Chunk::asked`].
     pub fn attend(
         &mut self,
         layer: usize,
@@ -286,10 +286,11 @@ impl DeviceStore {
         let dim = layers[layer].shape().dim;
         k.holds("keys", 4 * tokens * token_len)?;
         v.holds("values", 4 * tokens * token_len)?;
-        q.holds("queries", 4 * tokens * attention.q_heads * dim)?;
+        let chunks = if layer + 1 == layers.len() { lists.last } else { lists.chunks };
+        q.holds("queries", 4 * chunks.queries * attention.q_heads * dim)?;
         let size = if attention.numbers == Activations::F32 { 4 } else { 2 };
-        out.holds("results", size * tokens * attention.q_heads * dim)?;
-        for rows in [lists.decode, lists.early] {
+        out.holds("results", size * chunks.queries * attention.q_heads * dim)?;
+        for rows in [lists.decode, chunks.early] {
             scratch.reserve(gpu, rows.parts.count * rows.longest * attention.q_heads, dim)?;
         }
         let new = NewTokens { k, v, tokens };
@@ -298,21 +299,21 @@ impl DeviceStore {
             Layer::Dense(pages, program) => {
                 let with = (&*gpu, &**program);
                 pages.append(with, &new, scratch.place(lists.to_pages)?, None)?;
-                for rows in [lists.dense_decode, lists.dense_chunks] {
+                for rows in [lists.dense_decode, chunks.dense] {
                     pages.attend(with, &asked, scratch, rows)?;
                 }
             }
             Layer::Packed(packed) => {
                 let with = (&*gpu, &*packed.attend);
-                let chunks = lists.tokens > lists.decoded;
+                let prompts = lists.tokens > lists.decoded;
                 let staged = scratch.place(lists.to_staging)?;
-                let others = chunks.then_some((&packed.staging, staged));
+                let others = prompts.then_some((&packed.staging, staged));
                 packed.tails.append(with, &new, scratch.place(lists.to_tails)?, others)?;
                 packed.attend(gpu, &asked, scratch, (&packed.tails, lists.decode))?;
-                if chunks {
+                if prompts {
                     let staging = &packed.staging;
-                    staging.attend(with, &asked, scratch, lists.staged_chunks)?;
-                    packed.attend(gpu, &asked, scratch, (staging, lists.early))?;
+                    staging.attend(with, &asked, scratch, chunks.staged)?;
+                    packed.attend(gpu, &asked, scratch, (staging, chunks.early))?;
                     if lists.converts.count > 0 {
                         let pages = (staging, lists.converts);
                         scratch.timed(gpu, |scratch| scratch.pack(gpu, packed, pages, false))?;

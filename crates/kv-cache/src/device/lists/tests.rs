@@ -1,5 +1,7 @@
 //! Lists by hand: where tokens go, what is packed, what is read.
 
+use kvant_kernels::device::NOWHERE;
+
 use super::*;
 
 const MACHINE: Machine =
@@ -29,6 +31,7 @@ fn tokens_go_where_the_cpu_writes_them() {
         pages: &[4, 5, 6],
         tail: 2,
         recent: None,
+        asked: 0..end - start,
     };
     let first = Lists::new(step(&[], &[chunk(0, 130)]), &mut loans, true, MACHINE).unwrap();
     assert_eq!(entries(&first, first.converts, 2), [[0, 4], [1, 5]]);
@@ -44,8 +47,8 @@ fn tokens_go_where_the_cpu_writes_them() {
     assert_eq!(places[..4], [NOWHERE, NOWHERE, NOWHERE, place(2, 2)]);
     assert_eq!(entries(&lists, lists.seals, 2), [[0, 3]]);
     assert_eq!(lists.converts.count, 0, "the last page is in the tail");
-    assert_eq!(lists.dense_chunks.longest, 20);
-    let at = entries(&lists, lists.staged_chunks.rows, 4)[0];
+    assert_eq!(lists.chunks.dense.longest, 20);
+    let at = entries(&lists, lists.chunks.staged.rows, 4)[0];
     assert_eq!(at[..3], [3, 20, 130]);
     assert_eq!(entries(&lists, lists.pages, 1)[at[3] as usize..][..3].concat(), [0, 1, 2]);
 }
@@ -81,13 +84,14 @@ fn a_prompt_longer_than_staging_reads_its_oldest_pages_packed() {
         pages: &pages,
         tail: 0,
         recent: Some(2),
+        asked: 0..end - start,
     };
     for (start, end) in [(0, 64), (64, 128)] {
         Lists::new(step(&[], &[chunk(start, end)]), &mut loans, true, MACHINE).unwrap();
     }
     let lists = Lists::new(step(&[], &[chunk(128, 140)]), &mut loans, true, MACHINE).unwrap();
-    assert_eq!(lists.staged_chunks.rows.count, 0);
-    let part = entries(&lists, lists.early.parts, size_of::<PartParams>() / 4)[0].to_vec();
+    assert_eq!(lists.chunks.staged.rows.count, 0);
+    let part = entries(&lists, lists.chunks.early.parts, size_of::<PartParams>() / 4)[0].to_vec();
     let of = |name: &str| {
         let field = PartParams::FIELDS.iter().find(|field| field.0 == name);
         part[field.unwrap().1 / 4] as usize
@@ -96,6 +100,64 @@ fn a_prompt_longer_than_staging_reads_its_oldest_pages_packed() {
     let list = entries(&lists, lists.pages, 1).concat();
     assert_eq!(list[of("pages_at")], 10, "the oldest page");
     assert_eq!(list[of("tail_at")..][..2], [1, 0], "tiles of pages 1 and 2 in the ring");
+    // Of the last two tokens alone, the first of which ends a page.
+    let chunk = Chunk { asked: 51..53, ..chunk(140, 193) };
+    let lists = Lists::new(step(&[], &[chunk]), &mut loans, true, MACHINE).unwrap();
+    let rows = entries(&lists, lists.last.early.parts, size_of::<PartParams>() / 4);
+    let field = |row: &[u32], name: &str| {
+        row[PartParams::FIELDS.iter().find(|field| field.0 == name).unwrap().1 / 4]
+    };
+    let told =
+        |row: &&[u32]| ["query", "tokens", "position", "packed"].map(|name| field(row, name));
+    let rows = rows.iter().filter(|row| field(row, "part") == 0);
+    assert_eq!(rows.map(told).collect::<Vec<_>>(), [[0, 1, 191, 1], [1, 1, 192, 2]]);
+    assert_eq!((lists.last.queries, lists.chunks.queries, lists.last.early.longest), (2, 53, 1));
+}
+
+#[test]
+fn the_last_layer_has_rows_of_what_it_is_asked_for() {
+    let pages: Vec<u32> = (0..40).collect();
+    let mut loans = Loans::new(1, 81);
+    let rows = [Row { pages: &[90], tail: 0, position: 5, tokens: 2 }];
+    let mut lists = |asked: [Range<usize>; 3], packed| {
+        let chunk = |(key, asked): (u64, Range<usize>)| {
+            let (start, end) = if key == 1 { (0, 20) } else { (0, 2500) };
+            let span = Span { start, end, total: 2500 };
+            Chunk { key, span, pages: &pages, tail: key as u32, recent: None, asked }
+        };
+        let chunks: Vec<_> = (0..).zip(asked).map(chunk).collect();
+        for chunk in &chunks {
+            loans.close(chunk.key);
+            loans.open(chunk.key, chunk.span.end).unwrap();
+        }
+        Lists::new(step(&rows, &chunks), &mut loans, packed, MACHINE).unwrap()
+    };
+    // Of the first prompt no token, of the second all, of the third the last one.
+    let found = lists([0..0, 0..20, 2499..2500], true);
+    assert_eq!((found.tokens, found.chunks.queries, found.last.queries), (5022, 5022, 23));
+    let of = |rows: DenseRows| entries(&found, rows.rows, 4);
+    let [all, last] =
+        [found.chunks, found.last].map(|chunks| (of(chunks.dense), of(chunks.staged)));
+    assert_eq!(
+        all.0.iter().map(|row| &row[..3]).collect::<Vec<_>>(),
+        [[2, 2500, 0], [2502, 20, 0], [2522, 2500, 0]]
+    );
+    assert_eq!(last.0.iter().map(|row| &row[..3]).collect::<Vec<_>>(), [[2, 20, 0], [22, 1, 2499]]);
+    // They read the same pages and tiles as the rows of all tokens.
+    let at = |rows: &[&[u32]]| rows.iter().map(|row| row[3]).collect::<Vec<_>>();
+    assert_eq!((at(&last.0), at(&last.1)), (at(&all.0)[1..].to_vec(), at(&all.1)[1..].to_vec()));
+    assert_ne!(at(&last.0), at(&last.1));
+    assert_eq!((found.chunks.dense.longest, found.last.staged.longest), (2500, 20));
+    // Few query tokens over many pages are cut into parts, no more than there is room for.
+    let found = lists([2499..2500, 0..0, 2499..2500], true);
+    assert_eq!((found.chunks.staged.parts, found.last.queries), (1, 4));
+    assert_eq!((found.last.staged.parts, found.last.dense.parts), (16 / 4, 16 / 4));
+    let none = lists([0..0, 0..0, 0..0], false);
+    assert_eq!((none.last.queries, none.last.dense.rows.count, none.last.dense.parts), (2, 0, 1));
+    // What asks for everything has no lists of its own.
+    let all = lists([0..2500, 0..20, 0..2500], true);
+    assert_eq!(all.last.dense.rows, all.chunks.dense.rows);
+    assert!(all.words.len() < found.words.len());
 }
 
 #[test]
