@@ -49,10 +49,11 @@ pub fn dense_block(dim: usize, tokens: usize, group: usize) -> usize {
 /// `block` query vectors: so many that all of the GPU works, and none of less than eight pages, or
 /// four where a page is little work.
 pub fn dense_parts(multiprocessors: usize, (block, groups): (usize, usize), pages: usize) -> usize {
-    // What reads little for its products wants two groups a multiprocessor.
-    let (enough, least) =
-        if block == DENSE_FEW { (multiprocessors, 4) } else { (2 * multiprocessors, 8) };
-    (enough / groups.max(1)).min(pages / least).max(1)
+    // A group alone on a multiprocessor waits for its own chain of results, the longer the slower
+    // the clock is; where there are few groups, more parts to merge cost more than that.
+    let few = block == DENSE_FEW;
+    let enough = if few && 2 * groups <= multiprocessors { 1 } else { 2 } * multiprocessors;
+    (enough / groups.max(1)).min(pages / if few { 4 } else { 8 }).max(1)
 }
 
 /// Dynamic shared memory of a group of the GPU's own `attend_dense` for heads of `dim` numbers: for
@@ -115,6 +116,9 @@ mod tests {
             (DENSE_FEW, 8, 64, 16),
             (DENSE_FEW, 8, 2048, 16),
             (DENSE_FEW, 64, 64, 2),
+            (DENSE_FEW, 66, 64, 2),
+            (DENSE_FEW, 67, 64, 3),
+            (DENSE_FEW, 128, 513, 2),
             (DENSE_FEW, 256, 2048, 1),
             (DENSE_FEW, 8, 1, 1),
             (DENSE_MANY, 128, 512, 2),

@@ -104,8 +104,8 @@ params! {
         key_rule: u32,
         /// `rule_code` of the values' scale rule.
         value_rule: u32,
-        /// 1: nothing that is read was written by the last launch or the one before it, and neither
-        /// of them is anything else than `encode` of other tiles; such a launch may run beside them.
+        /// 1: nothing that is read was written by the last launch or the one before it, and
+        /// neither is anything else than `encode` of other tiles; it may run beside them.
         apart: u32,
     }
 }
