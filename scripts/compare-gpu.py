@@ -3,8 +3,9 @@
 
 usage: compare-gpu.py [--kvant target/release/kvant] [--parts capacity,torch,bench,slope,serve,hf] [--out FOLDER]
                       [--cases 1x1024/256,64x1024/256,32x8192/256,16x32768/128] [--presets f16,k8v4,tq4]
-                      [--serve-cases 64x1024/256:f16,64x1024/256:tq4,32x8192/256:tq4,16x32768/128:tq4] [--limits bench=300,hf=200]
-needs: for torch and hf: torch with CUDA; for hf: transformers. Weights are made up and prompts are token ids.
+                      [--serve-cases 64x1024/256:f16,64x1024/256:tq4,32x8192/256:tq4,16x32768/128:tq4] [--limits bench=300,hf=200] [--weights file]
+needs: for torch and hf: torch with CUDA; for hf: transformers. Weights are made up and prompts are token ids; with --weights file
+kvant bench loads them from a file in FOLDER, which is written first, so that starts are those of a model on disk.
 
 A case is STREAMSxPROMPT/OUTPUT. Parts, in the order given, each within its own limit of seconds (what runs longer is ended and
 named; the rest goes on):
@@ -19,7 +20,7 @@ named; the rest goes on):
 The table goes to stdout and FOLDER/compare-gpu.md, everything measured to FOLDER/compare-gpu.json after every step of it. A JSON that is
 there is added to, so that parts may come from several calls; --fresh begins anew. `--shape tiny --device cpu` tries the script itself.
 """
-import argparse, json, os, pathlib, queue, shlex, signal, statistics, subprocess, sys, threading, time
+import argparse, array, json, math, os, pathlib, queue, random, shlex, signal, statistics, subprocess, sys, threading, time
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "hidden_size": 4096,
          "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
@@ -223,6 +224,33 @@ def end(child):
             return
 
 
+def write_weights(config, path):
+    """A file of made-up weights in bf16: one block of numbers, over and over."""
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    heads, keys = (config[name] * config["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
+    ends = [("model.embed_tokens", (config["vocab_size"], hidden)), ("lm_head", (config["vocab_size"], hidden)), ("model.norm", (hidden,))]
+    layer = [("self_attn.q_proj", (heads, hidden)), ("self_attn.k_proj", (keys, hidden)), ("self_attn.v_proj", (keys, hidden)),
+             ("self_attn.o_proj", (hidden, heads)), ("mlp.gate_proj", (wide, hidden)), ("mlp.up_proj", (wide, hidden)),
+             ("mlp.down_proj", (hidden, wide)), ("input_layernorm", (hidden,)), ("post_attention_layernorm", (hidden,))]
+    layers = [(f"model.layers.{index}.{name}", shape) for index in range(config["num_hidden_layers"]) for name, shape in layer]
+    head, end = {}, 0
+    for name, shape in ends + layers:
+        begin, end = end, end + 2 * math.prod(shape)
+        head[name + ".weight"] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    draw = random.Random(0)
+    wide_numbers = array.array("f", (draw.gauss(0, 0.02) for _ in range(1 << 20))).tobytes()
+    block = bytearray(len(wide_numbers) // 2)
+    block[0::2], block[1::2] = wide_numbers[2::4], wide_numbers[3::4]
+    fresh = path.with_suffix(".new")
+    with open(fresh, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for begin in range(0, end, len(block)):
+            file.write(block[:end - begin])
+    fresh.replace(path)
+
+
 class Work:
     """What is measured, and until when the part that runs may take."""
 
@@ -232,6 +260,8 @@ class Work:
         self.model = self.folder / f"llama-{args.shape}"
         self.model.mkdir(parents=True, exist_ok=True)
         (self.model / "config.json").write_text(json.dumps(SHAPES[args.shape], indent=1))
+        if args.weights == "file" and not (self.model / "model.safetensors").is_file():
+            write_weights(SHAPES[args.shape], self.model / "model.safetensors")
         self.file = self.folder / "compare-gpu.json"
         old = not args.fresh and self.file.is_file()
         self.found = json.loads(self.file.read_text()) if old else {}
@@ -279,7 +309,9 @@ class Work:
     def kvant(self, *command, preset=None):
         """Flags of every command that has a model."""
         args = self.args
-        flags = [args.kvant, *command, str(self.model), "--load-format", "dummy", "--device", args.device,
+        # A server of a model needs its tokenizer.
+        load = "auto" if args.weights == "file" and command == ("bench",) else "dummy"
+        flags = [args.kvant, *command, str(self.model), "--load-format", load, "--device", args.device,
                  "--memory-fraction", str(args.memory_fraction), *shlex.split(args.kvant_flags)]
         return flags + (["--kv-cache", preset] if preset else [])
 
@@ -531,6 +563,7 @@ def arguments():
     parse.add_argument("--step-tokens", type=int, default=8192)
     parse.add_argument("--memory-fraction", type=float, default=0.9)
     parse.add_argument("--limits", default="", help="PART=SECONDS, separated by commas")
+    parse.add_argument("--weights", choices=["dummy", "file"], default="dummy")
     parse.add_argument("--device", default="cuda")
     parse.add_argument("--shape", choices=SHAPES, default="8b")
     parse.add_argument("--worker", choices=["torch", "hf"], help=argparse.SUPPRESS)
