@@ -7,7 +7,7 @@ use kvant_turboquant::Width;
 
 use self::case::{Case, Options, PLAIN, Shape};
 use crate::emulator::Emulator;
-use crate::machine::Machine;
+use crate::machine::{Machine, each};
 use crate::random::{DIMS, paired};
 
 #[test]
@@ -15,17 +15,20 @@ fn every_width_and_size() {
     check_shapes(Emulator::new);
 }
 
-pub(crate) fn check_shapes<M: Machine>(make: impl Fn(&Spec) -> M) {
+pub(crate) fn check_shapes<M: Machine>(make: impl Fn(&Spec) -> M + Sync) {
     let sizes = [(64, 1), (80, 3), (96, 2), (128, 4), (256, 8)];
     let bits = [(2, 3), (3, 8), (4, 4), (6, 2), (8, 6)];
+    let mut shapes = Vec::new();
     for (index, (dim, group)) in sizes.into_iter().enumerate() {
         for offset in [0, 2] {
             let bits = bits[(index + offset) % bits.len()];
-            let shape = Shape { dim, bits, kv_heads: 2, group, queries: group, dense: false };
-            let case = Case::new(shape, &[(0, 1), (130, 1), (63, 1), (448, 1)], 1.0);
-            case.check(&make(&case.spec), PLAIN);
+            shapes.push(Shape { dim, bits, kv_heads: 2, group, queries: group, dense: false });
         }
     }
+    each::<M, _>(&shapes, |shape| {
+        let case = Case::new(*shape, &[(0, 1), (130, 1), (63, 1), (448, 1)], 1.0);
+        case.check(&make(&case.spec), PLAIN);
+    });
 }
 
 #[test]
@@ -40,19 +43,22 @@ fn sizes_by_bits_by_groups() {
 
 /// Sizes of a head × bits × query heads of a key head × kinds of rotation.
 pub(crate) fn check_table<M: Machine>(
-    make: impl Fn(&Spec) -> M,
+    make: impl Fn(&Spec) -> M + Sync,
     values: impl Fn(usize, usize) -> usize,
 ) {
+    let mut shapes = Vec::new();
     for (dim, dense) in [64, 128, 256].into_iter().flat_map(|dim| [(dim, false), (dim, true)]) {
         for keys in [2, 3, 4, 8] {
             let bits = (keys, values(dim, keys));
             for group in [1, 4] {
-                let shape = Shape { dim, bits, kv_heads: 1, group, queries: 8, dense };
-                let case = Case::new(shape, &[(64, 1), (210, 1)], 1.0);
-                case.check(&make(&case.spec), PLAIN);
+                shapes.push(Shape { dim, bits, kv_heads: 1, group, queries: 8, dense });
             }
         }
     }
+    each::<M, _>(&shapes, |shape| {
+        let case = Case::new(*shape, &[(64, 1), (210, 1)], 1.0);
+        case.check(&make(&case.spec), PLAIN);
+    });
     // A size without a Hadamard rotation, by what each size does unasked.
     let shape = Shape { dim: 144, bits: (4, 4), kv_heads: 1, group: 2, queries: 8, dense: false };
     let case = Case::new(shape, &[(64, 1), (210, 3)], 1.0);
@@ -110,12 +116,13 @@ pub(crate) fn check_sharp<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
 /// Every width that a GPU's own kernel takes at 128 numbers, some at its other sizes of a head, and
 /// every number of query vectors.
 #[cfg(feature = "cuda")]
-pub(crate) fn check_own_widths<M: Machine>(make: impl Fn(&Spec) -> M) {
+pub(crate) fn check_own_widths<M: Machine>(make: impl Fn(&Spec) -> M + Sync) {
     let all = [2, 3, 4, 6, 8];
     let all = all.into_iter().flat_map(|keys| all.map(|values| (keys, values)));
     let others = [64, 256].into_iter().flat_map(|dim| {
         [(4, 4), (8, 4), (3, 2), (2, 3), (6, 6)].into_iter().map(move |bits| (dim, bits))
     });
+    let mut shapes = Vec::new();
     for (index, (dim, bits)) in all.map(|bits| (128, bits)).chain(others).enumerate() {
         let groups = match bits {
             (4, 4) => &[(4, 4), (8, 8), (1, 1), (3, 5)][..],
@@ -123,14 +130,16 @@ pub(crate) fn check_own_widths<M: Machine>(make: impl Fn(&Spec) -> M) {
             _ => &[(8, 8)],
         };
         for &(group, queries) in groups {
-            let shape = Shape { dim, bits, kv_heads: 2, group, queries, dense: false };
-            let case = Case::new(shape, &[(0, 1), (130, 1), (63, 1), (1024, 1)], 2.0);
-            let machine = make(&case.spec);
-            for (split_pages, tail_apart) in [(3, true), (16, false)] {
-                case.check(&machine, Options { split_pages, tail_apart, ..PLAIN });
-            }
+            shapes.push(Shape { dim, bits, kv_heads: 2, group, queries, dense: false });
         }
     }
+    each::<M, _>(&shapes, |shape| {
+        let case = Case::new(*shape, &[(0, 1), (130, 1), (63, 1), (1024, 1)], 2.0);
+        let machine = make(&case.spec);
+        for (split_pages, tail_apart) in [(3, true), (16, false)] {
+            case.check(&machine, Options { split_pages, tail_apart, ..PLAIN });
+        }
+    });
 }
 
 /// Long contexts.

@@ -41,6 +41,7 @@ impl Gpu {
 }
 
 impl Machine for Gpu {
+    const COMPILES_BESIDE: bool = true;
     /// The GPU's own kernel takes queries of 15 bits and weights of 16.
     const ATTEND_ERROR: f64 = 1e-3;
 
@@ -86,12 +87,12 @@ impl Machine for Gpu {
 }
 
 /// Runs a check with the portable text and with the GPU's own `attend`.
-fn on_gpu(check: impl Fn(&dyn Fn(&Spec) -> Gpu)) {
+fn on_gpu(check: impl Fn(&(dyn Fn(&Spec) -> Gpu + Sync))) {
     with_text(true, &check);
     with_text(false, &check);
 }
 
-fn with_text(portable: bool, check: impl Fn(&dyn Fn(&Spec) -> Gpu)) {
+fn with_text(portable: bool, check: impl Fn(&(dyn Fn(&Spec) -> Gpu + Sync))) {
     if let Some(stream) = &*GPU {
         check(&|spec| Gpu::new(stream, spec, portable));
     }

@@ -7,7 +7,7 @@ use kvant_kernels::device::{Kernel, PagesParams, Spec, rule_code, sign_words};
 use kvant_turboquant::{Codec, Encoded, ScaleRule, Side, Width};
 
 use crate::emulator::Emulator;
-use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, floats};
+use crate::machine::{Buffer, Machine, bytes_of_floats, bytes_of_words, each, floats};
 use crate::random::{DIMS, Random, codecs, matrices, paired, spec, turning};
 
 const KV_HEADS: usize = 2;
@@ -118,14 +118,16 @@ fn tiles_have_the_bytes_of_the_cpu() {
     check(Emulator::new);
 }
 
-pub(crate) fn check<M: Machine>(make: impl Fn(&Spec) -> M) {
+pub(crate) fn check<M: Machine>(make: impl Fn(&Spec) -> M + Sync) {
+    let mut specs = Vec::new();
     for (index, dim) in DIMS.into_iter().enumerate() {
         for (at, keys) in Width::CACHE.into_iter().enumerate() {
-            let values = paired(index, at);
-            let spec = spec(dim, keys.bits(), values.bits());
-            check_spec(&make(&spec), &spec, &[1, 15, 16, 17, 63, 64, 65]);
+            specs.push(spec(dim, keys.bits(), paired(index, at).bits()));
         }
     }
+    each::<M, _>(&specs, |spec| {
+        check_spec(&make(spec), spec, &[1, 15, 16, 17, 63, 64, 65]);
+    });
 }
 
 /// Full matrices for rotations: a size that has no other, and the sizes of the table of `attend`.

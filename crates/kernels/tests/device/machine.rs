@@ -5,6 +5,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use kvant_kernels::device::{Kernel, Params};
+use rayon::prelude::*;
 
 /// A buffer of a launch: contents, the size of an output in bytes, or both.
 #[derive(Clone, Copy)]
@@ -19,6 +20,9 @@ pub(crate) enum Buffer<'a> {
 
 /// One program somewhere.
 pub(crate) trait Machine {
+    /// Whether programs are compiled beside each other, where compiling takes most of the time.
+    const COMPILES_BESIDE: bool = false;
+
     /// The largest relative error of a vector of `attend`: what queries and weights as f32 leave.
     const ATTEND_ERROR: f64 = 1e-4;
 
@@ -90,4 +94,13 @@ pub(crate) fn rounded(x: &[f32], numbers: u32) -> Vec<f32> {
             _ => bf16::from_f32(*x).to_f32(),
         })
         .collect()
+}
+
+/// A check of each of some programs.
+pub(crate) fn each<M: Machine, T: Sync>(programs: &[T], check: impl Fn(&T) + Sync) {
+    if M::COMPILES_BESIDE {
+        programs.par_iter().for_each(&check);
+    } else {
+        programs.iter().for_each(check);
+    }
 }
