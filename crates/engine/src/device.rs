@@ -138,7 +138,7 @@ impl Device {
         Ok(Self { name, site })
     }
 
-    /// Which of those that were looked for it is.
+    /// Its name; never `Auto`.
     pub fn name(&self) -> DeviceName {
         self.name
     }

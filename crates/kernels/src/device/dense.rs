@@ -52,8 +52,9 @@ pub fn dense_parts(multiprocessors: usize, (block, groups): (usize, usize), page
     // A group alone on a multiprocessor waits for its own chain of results, the longer the slower
     // the clock is; where there are few groups, more parts to merge cost more than that.
     let few = block == DENSE_FEW;
-    let enough = if few && 2 * groups <= multiprocessors { 1 } else { 2 } * multiprocessors;
-    (enough / groups.max(1)).min(pages / if few { 4 } else { 8 }).max(1)
+    let each = if few && 2 * groups <= multiprocessors { 1 } else { 2 };
+    let least = if few { 4 } else { 8 };
+    (each * multiprocessors / groups.max(1)).min(pages / least).max(1)
 }
 
 /// Dynamic shared memory of a group of the GPU's own `attend_dense` for heads of `dim` numbers: for

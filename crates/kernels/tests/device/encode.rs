@@ -232,6 +232,8 @@ pub(crate) fn check_strange<M: Machine>(make: impl Fn(&Spec) -> M) {
         let [tiles, strange] = pages.encoded(&machine, (&spec, &codecs), &params);
         assert!(tiles == pages.tiles(&spec, &codecs), "{rule}");
         assert_eq!(strange, bytes_of_words(&[2, 1, 0, 0]), "{rule}");
+        let apart = PagesParams { apart: 1, ..params };
+        assert!(pages.encoded(&machine, (&spec, &codecs), &apart)[0] == tiles, "{rule} apart");
         assert_eq!(spec.layout().key_scale(&tiles, 0).to_bits(), 0);
         assert_eq!(spec.layout().key_scale(&tiles, 4), f16::MAX);
         assert_eq!(spec.layout().key_scale(&tiles, Side::Values as usize + 4).to_bits(), 0);
