@@ -5,8 +5,8 @@
 //! graph, and a time is the median of eleven replays over the number of sets.
 //!
 //! With the argument `dense` it times the kernels over 16-bit pages instead, with `cuts` the shapes
-//! between 32k and 512k tokens by the pages of a part: what the product's rule is read from. An
-//! argument like `8x16384` keeps to that shape.
+//! between 32k and 1M tokens by the pages of a part: what the product's rule is read from.
+//! Arguments like `8x16384` are shapes in place of the table's.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 #![expect(unsafe_code, reason = "launches of kernels")]
@@ -95,14 +95,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// All shapes, or those that arguments name.
+/// The shapes of arguments, or all of the table.
 fn shapes() -> Vec<(usize, usize)> {
-    let named = |(batch, context): &(usize, usize)| {
-        let name = format!("{batch}x{context}");
-        std::env::args().any(|argument| argument == name)
-    };
-    let some: Vec<_> = SHAPES.into_iter().filter(named).collect();
-    if some.is_empty() { SHAPES.to_vec() } else { some }
+    let named: Vec<_> = std::env::args()
+        .filter_map(|argument| {
+            let (batch, context) = argument.split_once('x')?;
+            Some((batch.parse().ok()?, context.parse().ok()?))
+        })
+        .collect();
+    if named.is_empty() { SHAPES.to_vec() } else { named }
 }
 
 /// Times by how rows are cut, the product's own cut first.
@@ -111,7 +112,7 @@ fn cuts(stream: &Arc<CudaStream>) -> Result<(), Box<dyn Error>> {
         [((4, 4), 4), ((4, 4), 8), ((8, 4), 4), ((8, 4), 8), ((8, 8), 4), ((3, 3), 4)]
     {
         for (batch, context) in shapes() {
-            if !(32_768..=524_288).contains(&(batch * context)) {
+            if !(32_768..=1 << 20).contains(&(batch * context)) {
                 continue;
             }
             let attention = Attention::new(stream, bits, group, (batch, context), false)?;

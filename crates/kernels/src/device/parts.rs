@@ -12,6 +12,10 @@ const MERGED: usize = 16;
 /// Pages of a part whose beginning and end are little beside it.
 const LONG_PAGES: usize = 60;
 
+/// The most pages of a part where groups take their places one after the other: multiprocessors end
+/// apart, the less the shorter the last parts are.
+const MOST_PAGES: usize = 128;
+
 /// `mask_at` of a part without a mask.
 pub const NO_MASK: u32 = u32::MAX;
 
@@ -78,7 +82,13 @@ impl Cut {
         // Rows that do not all find a place at once leave places empty at their end, fewer if
         // halved.
         let halves = groups > places && most >= LONG_PAGES / 2;
-        let longest = if halves { most.div_ceil(2).min(128) } else { 128 };
+        // Parts that just find a place each stay so, though somewhat longer: a few groups more than
+        // there are places take nearly twice the time.
+        let longest = match all {
+            _ if halves => most.div_ceil(2).min(MOST_PAGES),
+            MOST_PAGES..=192 => all,
+            _ => MOST_PAGES,
+        };
         let mut split_pages =
             if whole { most.max(fewest) } else { shared.clamp(fewest, longest.max(fewest)) };
         let tail_apart = split_pages <= 16 && 2 * groups <= multiprocessors;
@@ -218,6 +228,10 @@ mod tests {
         let parts = |split: u32| ragged.iter().map(|row| row.packed.div_ceil(split)).sum::<u32>();
         assert!(8 * parts(split) <= 528 && 8 * parts(split - 1) > 528, "the least that fits");
         assert_eq!(cut(32, 512, 4).split_pages, 128, "two of four groups are too few");
+        for (rows, packed, each, split) in [(16, 513, 4, 129), (16, 513, 3, 171), (32, 130, 4, 65)]
+        {
+            assert_eq!(cut(rows, packed, each).split_pages, split, "all have a place");
+        }
         assert_eq!(cut(64, 64, 3).split_pages, 32, "more rows than places");
         assert!(cut(64, 2048, 4).split_pages >= 2048);
         assert_eq!(cut(64, 2048, 3).split_pages, 128);
