@@ -112,6 +112,13 @@ impl CacheShape {
             .map(|(side, width)| self.scale_rule.unwrap_or(ScaleRule::for_side(side, width)))
     }
 
+    /// A layer of the packed format that most layers have; `None` where all are 16-bit.
+    pub(crate) fn most_packed(&self) -> Option<&CacheLayer> {
+        let alike = |of: &CacheLayer| self.layers.iter().filter(|l| l.format == of.format).count();
+        let packed = self.layers.iter().filter(|layer| layer.format != Format::Dense);
+        packed.max_by_key(|layer| alike(layer))
+    }
+
     /// Bytes of one page: keys and values of `PAGE_TOKENS` tokens in all layers.
     pub fn page_bytes(&self) -> u64 {
         self.layers.iter().map(CacheLayer::page_bytes).sum()
@@ -182,6 +189,20 @@ mod tests {
             assert_eq!(packed.page_bytes(), 2 * (bits as u64 / 8), "{dim} {keys} {values}");
             assert_eq!(packed.tail_bytes(), 2 * 64 * 2 * 2 * dim as u64);
         }
+    }
+
+    #[test]
+    fn most_layers_decide_not_the_first_that_is_protected() {
+        let packed = |bits| {
+            let width = Width::new(bits).unwrap();
+            Format::TurboQuant(Widths { keys: width, values: width })
+        };
+        let mut smol = shape(&[(3, 64); 30]);
+        assert_eq!(smol.most_packed(), None);
+        smol.layers.iter_mut().skip(1).take(2).for_each(|layer| layer.format = packed(8));
+        assert_eq!(smol.most_packed().unwrap().format, packed(8));
+        smol.layers.iter_mut().skip(3).take(9).for_each(|layer| layer.format = packed(4));
+        assert_eq!(smol.most_packed().unwrap().format, packed(4));
     }
 
     #[test]

@@ -375,9 +375,10 @@ impl Layer {
     }
 }
 
-/// What decides how rows are cut: of the packed layers, or where there are none, of all.
+/// What decides how rows are cut, of all layers alike: the packed format that most layers have, or
+/// where there is none, the first layer.
 fn machine(gpu: &Gpu, shape: &CacheShape, q_heads: usize) -> Result<Machine, Error> {
-    let packed = shape.layers.iter().find(|layer| layer.format != Format::Dense);
+    let packed = shape.most_packed();
     let layer = packed.or(shape.layers.first());
     let heads = layer.map_or(LayerShape { kv_heads: 1, dim: 1 }, |layer| layer.shape);
     let each = match packed.map(|layer| layer.format) {
