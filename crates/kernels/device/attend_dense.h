@@ -240,7 +240,8 @@ KV_FN void kv_flash_block(KV_DEVICE const float *q, KV_DEVICE const ushort *keys
 // [page][kv_heads][KV_PAGE][KV_D] of f16; pages: lists of page numbers; sums: [query tokens,
 // q_heads, parts, KV_D]; ends: the same with maximum and sum of weights in place of KV_D. All are
 // aligned to 16 bytes. With one part out is written, else sums and ends; a part without pages
-// writes zeros. Pages that no token of a row sees are not read. Grid: [most blocks of a row * parts * kv_heads, rows, 1].
+// writes zeros. Pages that no token of a row sees are not read. Grid: [most blocks of a row * parts *
+// kv_heads, rows, 1].
 KV_KERNEL(kv_attend_dense, 128)
 (KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2), KV_IN(KvDenseRow, rows, 3),
  KV_IN(uint, pages, 4), KV_OUT(float, out, 5), KV_OUT(float, sums, 6), KV_OUT(float, ends, 7),

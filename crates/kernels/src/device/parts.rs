@@ -16,6 +16,9 @@ const LONG_PAGES: usize = 60;
 /// apart, the less the shorter the last parts are.
 const MOST_PAGES: usize = 128;
 
+/// The same where each group has a place from the start.
+const PLACED_PAGES: usize = MOST_PAGES + MOST_PAGES / 2;
+
 /// `mask_at` of a part without a mask.
 pub const NO_MASK: u32 = u32::MAX;
 
@@ -82,11 +85,11 @@ impl Cut {
         // Rows that do not all find a place at once leave places empty at their end, fewer if
         // halved.
         let halves = groups > places && most >= LONG_PAGES / 2;
-        // Parts that just find a place each stay so, though somewhat longer: a few groups more than
-        // there are places take nearly twice the time.
+        // Parts that each find a place stay so up to half as long again: shorter ones would be a
+        // few more than there are places, and take a turn of their own.
         let longest = match all {
             _ if halves => most.div_ceil(2).min(MOST_PAGES),
-            MOST_PAGES..=192 => all,
+            MOST_PAGES..=PLACED_PAGES => all,
             _ => MOST_PAGES,
         };
         let mut split_pages =
@@ -232,6 +235,8 @@ mod tests {
         {
             assert_eq!(cut(rows, packed, each).split_pages, split, "all have a place");
         }
+        assert_eq!(cut(16, 768, 4).split_pages, 192, "the longest that keeps its place");
+        assert_eq!(cut(16, 769, 4).split_pages, 128, "one page more");
         assert_eq!(cut(64, 64, 3).split_pages, 32, "more rows than places");
         assert!(cut(64, 2048, 4).split_pages >= 2048);
         assert_eq!(cut(64, 2048, 3).split_pages, 128);
