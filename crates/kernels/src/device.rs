@@ -18,7 +18,8 @@ mod spec;
 use kvant_turboquant::Widths;
 
 pub use dense::{
-    dense_block, dense_parts, dense_shared_bytes, few_shared_bytes, has_wgmma, wgmma_shared_bytes,
+    BULK_GROUPS, BULK_SHARED_BYTES, FEW_GROUPS, dense_block, dense_parts, dense_shared_bytes,
+    few_shared_bytes, has_bulk, has_wgmma, wgmma_shared_bytes,
 };
 pub use gpu::{
     Arg, Gpu, GpuBuffer, GpuError, GpuFew, GpuMark, GpuMatmul, GpuProgram, GpuRecording,
@@ -207,9 +208,13 @@ const OVERRIDE: [&str; 4] = [
 const DENSE_OVERRIDE: [&str; 2] =
     [include_str!("../device/cuda/flash.cuh"), include_str!("../device/cuda/attend_dense.cuh")];
 
-/// What takes the place of the entry for chunks of prompts there on compute capability 9.0.
-const WGMMA_OVERRIDE: [&str; 2] =
-    [include_str!("../device/cuda/wgmma.cuh"), include_str!("../device/cuda/attend_wgmma.cuh")];
+/// What takes the place of both entries there on compute capability 9.0; of that for steps where
+/// heads have 128 numbers.
+const WGMMA_OVERRIDE: [&str; 3] = [
+    include_str!("../device/cuda/wgmma.cuh"),
+    include_str!("../device/cuda/attend_wgmma.cuh"),
+    include_str!("../device/cuda/attend_bulk.cuh"),
+];
 
 /// The text of all kernels for one specification, for Metal or CUDA.
 pub fn program(spec: &Spec) -> String {

@@ -10,8 +10,8 @@ use cudarc::driver::{CudaSlice, CudaStream};
 use kvant_kernels::PAGE_TOKENS;
 use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram};
 use kvant_kernels::device::{
-    Activations, AppendParams, DENSE_FEW, DenseParams, DenseRowParams, Kernel, Params, Spec,
-    dense_block, dense_parts,
+    Activations, AppendParams, BULK_GROUPS, DENSE_FEW, DenseParams, DenseRowParams, FEW_GROUPS,
+    Kernel, Params, Spec, dense_block, dense_parts, has_bulk,
 };
 use kvant_turboquant::{Width, Widths};
 
@@ -34,6 +34,7 @@ type Fallible<T> = Result<T, Box<dyn Error>>;
 /// All tables; `copy` is in bytes a second.
 pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
     let multiprocessors = multiprocessors(stream)?;
+    let bulk = stream.context().compute_capability()? == (9, 0);
     for tokens in [64, 8192] {
         let seconds = append(stream, tokens)?;
         let bytes = 12 * tokens * LLAMA.kv_heads * LLAMA.dim;
@@ -49,6 +50,7 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
     ] {
         let case = |rows| Dense::new(stream, shape, portable, rows);
         let Shape { dim, kv_heads, group } = shape;
+        let few = if bulk && has_bulk(dim) && !portable { BULK_GROUPS } else { FEW_GROUPS };
         let text = if portable { "portable attend_dense" } else { "attend_dense" };
         println!("{text}, heads of {dim}, {} and {kv_heads}", kv_heads * group);
         for (position, tokens) in
@@ -57,7 +59,7 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
             let block = dense_block(dim, tokens, group);
             let groups = (tokens * group).div_ceil(block) * kv_heads;
             let pages = (position + tokens).div_ceil(PAGE_TOKENS);
-            let parts = dense_parts(multiprocessors, (block, groups), pages);
+            let parts = dense_parts((multiprocessors, few), (block, groups), pages);
             let seconds = case((1, position, tokens))?.time(block, parts)?;
             let seen = tokens * position + tokens * (tokens + 1) / 2;
             let work = (4 * dim * kv_heads * group * seen) as f64;
@@ -73,10 +75,10 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
         {
             let case = case((batch, context - 1, 1))?;
             let blocks = (DENSE_FEW, batch * kv_heads);
-            let chosen = dense_parts(multiprocessors, blocks, context / PAGE_TOKENS);
+            let chosen = dense_parts((multiprocessors, few), blocks, context / PAGE_TOKENS);
             let seconds = case.time(DENSE_FEW, chosen)?;
             let mut others = String::new();
-            for parts in [1, 2, 4, 8, 16, 32].into_iter().filter(|parts| *parts != chosen) {
+            for parts in [1, 2, 3, 4, 6, 8, 16, 32].into_iter().filter(|parts| *parts != chosen) {
                 write!(others, " {parts}:{:.1}", case.time(DENSE_FEW, parts)? * 1e6)?;
             }
             let share = (4 * batch * kv_heads * context * dim) as f64 / seconds / copy;

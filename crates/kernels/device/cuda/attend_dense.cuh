@@ -220,20 +220,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
     copy(keys, stages + i * SIDE, slice + 4 * i);
     copy(values, stages + (STAGES + i) * SIDE, slice + 4 * i);
   }
-  for (uint i = kv_tid; i < 16 * KV_D / 2; i += 128) {
-    const uint v = i / (KV_D / 2), at = i % (KV_D / 2);
-    uint high = 0, low = 0;
-    if (v < here) {
-      const kv_size vector = kv_flash_vector(row.query, first + v, head, args.q_heads, q_group);
-      float2 x = ((const float2 *)(q + vector * KV_D))[at];
-      x.x = kv_flash_bounded(x.x), x.y = kv_flash_bounded(x.y);
-      high = kv_flash_halves(x.x, x.y);
-      low = kv_flash_halves(x.x - kv_from_half((ushort)(high & 0xffffu)),
-                            x.y - kv_from_half((ushort)(high >> 16)));
-    }
-    *(uint *)(memory + v * KV_FLASH_STRIDE + at * 4) = high;
-    *(uint *)(memory + SIDE + v * KV_FLASH_STRIDE + at * 4) = low;
-  }
+  kv_flash_queries<KV_FLASH_STRIDE>(q, row, args, head, first, here, kv_tid, memory);
   __syncthreads();
   const uint query_at = kv_flash_at(memory) + (lane & 15u) * KV_FLASH_STRIDE + (lane >> 4) * 16;
   const uint key_at = ((lane & 7u) + (lane >> 4) * 8) * KV_FLASH_STRIDE + (lane >> 3 & 1u) * 16;
@@ -313,33 +300,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
       *(float2 *)(warp_sums + (warp * 16 + v) * (KV_D + 8) + 8 * n + 2 * j) = x;
     }
   }
-  __syncthreads();
-  for (uint v = 0; v < here; ++v) {
-    float top = KV_FLOOR, total = 0.0f, factors[4];
-    KV_UNROLL
-    for (uint w = 0; w < 4; ++w) top = kv_max(top, warp_ends[w][v].x);
-    KV_UNROLL
-    for (uint w = 0; w < 4; ++w) {
-      factors[w] = kv_exp2(warp_ends[w][v].x - top);
-      total = kv_fma(factors[w], warp_ends[w][v].y, total);
-    }
-    kv_size vector = kv_flash_vector(row.query, first + v, head, args.q_heads, q_group);
-    float factor = 1.0f, *into = sums;
-    if (args.parts > 1u) {
-      vector = vector * args.parts + where.z;
-      if (kv_tid == 0u) ends[2 * vector] = top, ends[2 * vector + 1] = total;
-    } else {
-      factor = total > 0.0f ? 1.0f / total : 0.0f, into = out;
-    }
-    for (uint dim = kv_tid; dim < KV_D; dim += 128) {
-      float x = 0.0f;
-      KV_UNROLL
-      for (uint w = 0; w < 4; ++w)
-        x = kv_fma(factors[w], warp_sums[(w * 16 + v) * (KV_D + 8) + dim], x);
-      if (into == sums) into[vector * KV_D + dim] = x;
-      else kv_flash_put(out, vector * KV_D + dim, x * factor, args.numbers);
-    }
-  }
+  kv_flash_join(memory, row, out, sums, ends, args, where, first, here, kv_tid);
 }
 
 #ifndef KV_WGMMA
@@ -368,6 +329,7 @@ extern "C" __global__ void __launch_bounds__(128, 2)
 }
 #endif
 
+#if !defined(KV_WGMMA) || KV_D != 128
 // Blocks of at most 16 query vectors: with all stages two groups on a multiprocessor, with few
 // four; the launch says which by its shared memory.
 extern "C" __global__ void __launch_bounds__(128, 4)
@@ -392,3 +354,4 @@ extern "C" __global__ void __launch_bounds__(128, 4)
     kv_flash_step<KV_FLASH_STAGES>(q, keys, values, row, pages, out, sums, ends, args, where, from,
                                    to - from, kv_tid, memory);
 }
+#endif

@@ -127,3 +127,62 @@ KV_FN void kv_flash_end(float *ends, kv_size at, const KvFlashRow &row, float un
   ends[2 * at] = row.top > 0.5f * KV_FLOOR ? row.top * unit : KV_FLOOR;
   ends[2 * at + 1] = row.total;
 }
+
+// Up to 16 query vectors to rows of STRIDE bytes, high numbers and behind 16 rows low ones, by 128
+// threads; rows of none are zeros.
+template <uint STRIDE>
+KV_FN void kv_flash_queries(const float *q, const KvDenseRow &row, const KvDenseParams &args,
+                            uint head, uint first, uint here, uint kv_tid, uchar *memory) {
+  const uint q_group = args.q_heads / args.kv_heads;
+  for (uint i = kv_tid; i < 16 * KV_D / 2; i += 128) {
+    const uint v = i / (KV_D / 2), at = i % (KV_D / 2);
+    uint high = 0, low = 0;
+    if (v < here) {
+      const kv_size vector = kv_flash_vector(row.query, first + v, head, args.q_heads, q_group);
+      float2 x = ((const float2 *)(q + vector * KV_D))[at];
+      x.x = kv_flash_bounded(x.x), x.y = kv_flash_bounded(x.y);
+      high = kv_flash_halves(x.x, x.y);
+      low = kv_flash_halves(x.x - kv_from_half((ushort)(high & 0xffffu)),
+                            x.y - kv_from_half((ushort)(high >> 16)));
+    }
+    *(uint *)(memory + v * STRIDE + at * 4) = high;
+    *(uint *)(memory + (16 + v) * STRIDE + at * 4) = low;
+  }
+}
+
+// What four warps have summed for the same query vectors, sums and behind them their ends, to
+// results or to a part's.
+KV_FN void kv_flash_join(uchar *memory, const KvDenseRow &row, float *out, float *sums, float *ends,
+                         const KvDenseParams &args, uint3 where, uint first, uint here,
+                         uint kv_tid) {
+  const uint head = where.y, q_group = args.q_heads / args.kv_heads;
+  const float *warp_sums = (const float *)memory; // rows of KV_D + 8 numbers
+  const float2(*warp_ends)[16] = (const float2(*)[16])(warp_sums + 64 * (KV_D + 8));
+  __syncthreads();
+  for (uint v = 0; v < here; ++v) {
+    float top = KV_FLOOR, total = 0.0f, factors[4];
+    KV_UNROLL
+    for (uint w = 0; w < 4; ++w) top = kv_max(top, warp_ends[w][v].x);
+    KV_UNROLL
+    for (uint w = 0; w < 4; ++w) {
+      factors[w] = kv_exp2(warp_ends[w][v].x - top);
+      total = kv_fma(factors[w], warp_ends[w][v].y, total);
+    }
+    kv_size vector = kv_flash_vector(row.query, first + v, head, args.q_heads, q_group);
+    float factor = 1.0f, *into = sums;
+    if (args.parts > 1u) {
+      vector = vector * args.parts + where.z;
+      if (kv_tid == 0u) ends[2 * vector] = top, ends[2 * vector + 1] = total;
+    } else {
+      factor = total > 0.0f ? 1.0f / total : 0.0f, into = out;
+    }
+    for (uint dim = kv_tid; dim < KV_D; dim += 128) {
+      float x = 0.0f;
+      KV_UNROLL
+      for (uint w = 0; w < 4; ++w)
+        x = kv_fma(factors[w], warp_sums[(w * 16 + v) * (KV_D + 8) + dim], x);
+      if (into == sums) into[vector * KV_D + dim] = x;
+      else kv_flash_put(out, vector * KV_D + dim, x * factor, args.numbers);
+    }
+  }
+}

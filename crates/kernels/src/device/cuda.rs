@@ -16,9 +16,9 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut
 use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
-    Kernel, Params, Spec, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes, has_wgmma,
-    ops_program, override_program, override_shared_bytes, program, wgmma_shared_bytes,
-    with_dense_override, with_wgmma_override,
+    BULK_SHARED_BYTES, Kernel, Params, Spec, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes,
+    has_bulk, has_wgmma, ops_program, override_program, override_shared_bytes, program,
+    wgmma_shared_bytes, with_dense_override, with_wgmma_override,
 };
 
 mod module;
@@ -27,6 +27,9 @@ mod results;
 mod staging;
 
 use module::{Entry, Launch, Module};
+
+/// The compute capability that `with_wgmma_override` is written for.
+const WGMMA: (i32, i32) = (9, 0);
 
 /// Why a program cannot be had or run.
 #[derive(Debug)]
@@ -97,7 +100,7 @@ impl CudaProgram {
         let own = if portable || major < 9 { None } else { override_program(spec) };
         let attend_bytes = if own.is_some() { override_shared_bytes(spec) } else { 0 };
         let (own_dense, dim) = (!portable && major >= 8, spec.layout().dim());
-        let wgmma = own_dense && (major, minor) == (9, 0) && has_wgmma(dim);
+        let wgmma = own_dense && (major, minor) == WGMMA && has_wgmma(dim);
         let text = own.unwrap_or_else(|| program(spec));
         let (text, dense_bytes) = match (wgmma, own_dense) {
             (true, _) => (with_wgmma_override(&text), wgmma_shared_bytes(dim)),
@@ -105,7 +108,11 @@ impl CudaProgram {
             _ => (text, 0),
         };
         let program = Self::loaded(stream, &text, &Kernel::ALL, compiled)?;
-        let few_bytes = if own_dense { few_shared_bytes(dim) } else { [0; 2] };
+        let few_bytes = match (wgmma && has_bulk(dim), own_dense) {
+            (true, _) => [BULK_SHARED_BYTES; 2],
+            (_, true) => few_shared_bytes(dim),
+            _ => [0; 2],
+        };
         let dense_threads = if wgmma { WGMMA_THREADS } else { program.dense_threads };
         let dynamic = [
             (Kernel::Attend, attend_bytes),
@@ -231,7 +238,7 @@ pub fn first_gpu() -> Option<Arc<CudaStream>> {
 
 /// What the compiler calls a GPU; that of 9.0 has products of warpgroups by a name of its own.
 fn architecture(major: i32, minor: i32) -> String {
-    let own = if (major, minor) == (9, 0) { "a" } else { "" };
+    let own = if (major, minor) == WGMMA { "a" } else { "" };
     format!("sm_{major}{minor}{own}")
 }
 

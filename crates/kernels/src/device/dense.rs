@@ -36,6 +36,12 @@ impl DenseParams {
     }
 }
 
+/// The share of places in all turns that groups are to fill.
+const FILLED: f64 = 0.9;
+/// The most parts for that, and pages of one at least: each costs its merge.
+const MOST_TURNED: usize = 8;
+const LONG_PAGES: usize = 16;
+
 /// Query vectors of a group for heads of `dim` numbers and rows of at most `tokens` query tokens.
 pub fn dense_block(dim: usize, tokens: usize, group: usize) -> usize {
     match tokens * group {
@@ -47,14 +53,28 @@ pub fn dense_block(dim: usize, tokens: usize, group: usize) -> usize {
 
 /// In how many parts to take rows of at most `pages` pages, where one part makes `groups` groups of
 /// `block` query vectors: so many that all of the GPU works, and none of less than eight pages, or
-/// four where a page is little work.
-pub fn dense_parts(multiprocessors: usize, (block, groups): (usize, usize), pages: usize) -> usize {
+/// four where a page is little work. gpu: multiprocessors, and groups of `attend_few` on each.
+pub fn dense_parts(gpu: (usize, usize), (block, groups): (usize, usize), pages: usize) -> usize {
+    let ((multiprocessors, each), groups) = (gpu, groups.max(1));
+    let few = block == DENSE_FEW;
+    let most = (pages / if few { 4 } else { 8 }).max(1);
     // A group alone on a multiprocessor waits for its own chain of results, the longer the slower
     // the clock is; where there are few groups, more parts to merge cost more than that.
-    let few = block == DENSE_FEW;
-    let each = if few && 2 * groups <= multiprocessors { 1 } else { 2 };
-    let least = if few { 4 } else { 8 };
-    (each * multiprocessors / groups.max(1)).min(pages / least).max(1)
+    if few && 2 * groups <= multiprocessors {
+        return (multiprocessors / groups).min(most);
+    }
+    if !few || each == FEW_GROUPS {
+        return (2 * multiprocessors / groups).clamp(1, most);
+    }
+    // Where groups take turns, the last turn lasts as long with few of them as with all.
+    let places = each * multiprocessors;
+    let filled = |parts: usize| {
+        let all = parts * groups;
+        all as f64 / all.next_multiple_of(places) as f64
+    };
+    let choices = 1..=(pages / LONG_PAGES).clamp(1, MOST_TURNED);
+    let enough = choices.clone().map(filled).fold(0.0, f64::max).min(FILLED);
+    choices.clone().find(|parts| filled(*parts) >= enough).unwrap_or(1)
 }
 
 /// Dynamic shared memory of a group of the GPU's own `attend_dense` for heads of `dim` numbers: for
@@ -75,6 +95,22 @@ pub fn has_wgmma(dim: usize) -> bool {
 pub fn wgmma_shared_bytes(dim: usize) -> u32 {
     (5 * 2 * DENSE_MANY * dim + 64 + 1024) as u32
 }
+
+/// Whether an `attend_few` that copies by the copy engine comes with it.
+pub fn has_bulk(dim: usize) -> bool {
+    dim == 128
+}
+
+/// Groups of that on a multiprocessor.
+pub const BULK_GROUPS: usize = 3;
+
+/// Dynamic shared memory of one: 16 query vectors twice, of each warp a slice of 32 tokens of keys
+/// and of values, and the warps' barriers.
+pub const BULK_SHARED_BYTES: u32 =
+    (2 * 16 * (2 * 128 + 64) + 4 * 2 * (32 * 2 * 128 + 64) + 4 * 2 * 8) as u32;
+
+/// Groups of any other `attend_few` that are well used on a multiprocessor.
+pub const FEW_GROUPS: usize = 2;
 
 /// The same of `attend_few`, with few stages and with all: 16 query vectors twice and the stages of
 /// four warps, and at the end in their place the sums of the warps.
@@ -111,6 +147,33 @@ mod tests {
     }
 
     #[test]
+    fn turns_of_bulk_groups_are_filled() {
+        let bytes = BULK_SHARED_BYTES as usize + 1024; // that the driver takes
+        assert!(BULK_GROUPS * bytes <= 228 << 10, "{bytes} bytes");
+        for (groups, pages, want) in [
+            (8, 18, 4),
+            (64, 256, 2),
+            (66, 256, 2),
+            (128, 513, 3), // 384 of 396
+            (192, 513, 2), // 384 of 396
+            (256, 130, 3), // 768 of 792
+            (320, 130, 6), // 1,920 of 1,980
+            (384, 130, 1), // 384 of 396
+            (396, 130, 1),
+            (397, 130, 8), // 3,176 of 3,564
+            (512, 64, 3),  // 1,536 of 1,584
+            (512, 47, 2),  // 1,024 of 1,188 in parts of 23 pages
+            (512, 31, 1),
+            (4096, 18, 1),
+        ] {
+            let parts = dense_parts((132, BULK_GROUPS), (DENSE_FEW, groups), pages);
+            assert_eq!(parts, want, "{groups} {pages}");
+        }
+        let prompts = dense_parts((132, BULK_GROUPS), (DENSE_MANY, 128), 512);
+        assert_eq!(prompts, 2, "chunks have groups of another size");
+    }
+
+    #[test]
     fn parts_fill_a_gpu_and_are_not_too_short() {
         for (block, groups, pages, want) in [
             (DENSE_FEW, 8, 18, 4),
@@ -125,10 +188,10 @@ mod tests {
             (DENSE_MANY, 128, 512, 2),
             (DENSE_MANY, 512, 512, 1),
         ] {
-            let parts = dense_parts(132, (block, groups), pages);
+            let parts = dense_parts((132, FEW_GROUPS), (block, groups), pages);
             assert_eq!(parts, want, "{block} {groups} {pages}");
         }
-        assert_eq!(dense_parts(16, (DENSE_FEW, 8), 2048), 2, "of a small GPU");
+        assert_eq!(dense_parts((16, FEW_GROUPS), (DENSE_FEW, 8), 2048), 2, "of a small GPU");
         assert_eq!(dense_block(128, 1, 4), DENSE_FEW);
         assert_eq!(dense_block(128, 512, 4), DENSE_MANY);
         assert_eq!(dense_block(256, 512, 4), DENSE_MANY / 2);

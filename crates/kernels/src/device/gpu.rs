@@ -97,6 +97,11 @@ impl Gpu {
         self.0.queue.multiprocessors()
     }
 
+    /// Groups of `attend_few` for heads of `dim` numbers that are well used on a multiprocessor.
+    pub fn few_groups(&self, dim: usize) -> usize {
+        self.0.queue.few_groups(dim)
+    }
+
     /// Bytes that can still be allocated, those that the device keeps for reuse not counted.
     pub fn free_bytes(&self) -> Result<u64, GpuError> {
         self.0.queue.free_bytes()

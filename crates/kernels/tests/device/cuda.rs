@@ -31,12 +31,14 @@ static TURN: Mutex<()> = Mutex::new(());
 struct Gpu {
     stream: Arc<CudaStream>,
     program: CudaProgram,
+    /// How often a launch is made: each time it must write the same.
+    times: usize,
 }
 
 impl Gpu {
     fn new(stream: &Arc<CudaStream>, spec: &Spec, portable: bool) -> Self {
         let program = CudaProgram::new(stream, spec, portable, None).unwrap();
-        Self { stream: stream.clone(), program }
+        Self { stream: stream.clone(), program, times: 1 }
     }
 }
 
@@ -75,14 +77,23 @@ impl Machine for Gpu {
             Buffer::Output(_) | Buffer::Changed(_) | Buffer::Zeroed(_) => CudaBuffer::Output(slice),
         });
         let mut arguments: Vec<_> = each.collect();
-        // SAFETY: the checks size their buffers by the kernels' comments, which the emulator holds
-        // them to.
-        unsafe { self.program.launch(kernel, grid, &mut arguments, params).unwrap() };
-        self.stream.synchronize().unwrap();
+        let mut launch = || {
+            // SAFETY: the checks size their buffers by the kernels' comments, which the emulator
+            // holds them to.
+            unsafe { self.program.launch(kernel, grid, &mut arguments, params).unwrap() };
+            self.stream.synchronize().unwrap();
+            let outputs = arguments.iter().filter_map(|argument| match argument {
+                CudaBuffer::Input(_) => None,
+                CudaBuffer::Output(slice) => Some(self.stream.clone_dtoh(&**slice).unwrap()),
+            });
+            outputs.collect::<Vec<_>>()
+        };
+        let written = launch();
+        for time in 1..self.times {
+            assert!(launch() == written, "{}: another result at time {time}", kernel.name());
+        }
         covered("cuda", kernel.name());
-        let outputs = on_gpu.iter().zip(buffers);
-        let outputs = outputs.filter(|(_, buffer)| !matches!(buffer, Buffer::Input(_)));
-        outputs.map(|(slice, _)| self.stream.clone_dtoh(slice).unwrap()).collect()
+        written
     }
 }
 
@@ -102,7 +113,7 @@ fn with_text(portable: bool, check: impl Fn(&(dyn Fn(&Spec) -> Gpu + Sync))) {
 fn kernels_of_a_model() {
     if let Some(stream) = &*GPU {
         let program = CudaProgram::ops(stream, None).unwrap();
-        let gpu = Gpu { stream: stream.clone(), program };
+        let gpu = Gpu { stream: stream.clone(), program, times: 1 };
         ops::check(&gpu);
         sample::check(&gpu);
     }
@@ -180,6 +191,14 @@ fn dense_attention_of_sharp_scores() {
 #[test]
 fn dense_attention_of_long_contexts() {
     on_gpu(|make| dense::check_long(make));
+}
+
+/// What happens once in a hundred thousand groups.
+#[test]
+fn dense_attention_of_many_groups_many_times() {
+    with_text(false, |make| {
+        dense::check_many(|spec| Gpu { times: 500, ..make(spec) });
+    });
 }
 
 /// Needs the run-time compiler and no GPU; where the compiler is not installed it says so.

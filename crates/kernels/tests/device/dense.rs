@@ -296,15 +296,19 @@ pub(crate) fn check_sharp<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
     Case::new(shape, &[(100, 70)], 0.0).check(&machine, MANY);
 }
 
+/// More groups than two for each multiprocessor, and more than there are places for.
+#[cfg(feature = "cuda")]
+pub(crate) fn check_many<M: Machine>(make: impl Fn(&Spec) -> M) {
+    for (dim, parts) in [(64, 1), (128, 1), (128, 2)] {
+        let shape = Shape { dim, kv_heads: 8, group: 4 };
+        let case = Case::new(shape, &[(1090, 1); 40], 1.0).sampled(3);
+        case.check(&make(&spec(dim, 4, 4)), Options { parts, ..FEW });
+    }
+}
+
 /// Long contexts and long chunks.
 #[cfg(feature = "cuda")]
 pub(crate) fn check_long<M: Machine>(make: impl Fn(&Spec) -> M) {
-    // More groups than two for each multiprocessor.
-    for dim in [64, 128] {
-        let shape = Shape { dim, kv_heads: 8, group: 4 };
-        let case = Case::new(shape, &[(1090, 1); 40], 1.0);
-        case.check(&make(&spec(dim, 4, 4)), Options { parts: 1, ..FEW });
-    }
     for (dim, kv_heads, group) in [(128, 2, 4), (64, 1, 7), (256, 1, 1), (96, 1, 8)] {
         let shape = Shape { dim, kv_heads, group };
         let machine = make(&spec(dim, 4, 4));

@@ -89,6 +89,8 @@ pub(super) struct Machine {
     pub(super) group: usize,
     pub(super) dim: usize,
     pub(super) queries: usize,
+    /// Groups of a few query vectors over 16-bit pages that are well used on a multiprocessor.
+    pub(super) few: usize,
     /// Parts times query tokens over 16-bit pages that there is room for.
     pub(super) room: usize,
 }

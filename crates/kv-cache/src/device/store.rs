@@ -393,6 +393,7 @@ fn machine(gpu: &Gpu, shape: &CacheShape, q_heads: usize) -> Result<Machine, Err
         group: q_heads / heads.kv_heads,
         dim: heads.dim,
         queries: queries(q_heads, heads),
+        few: gpu.few_groups(heads.dim),
         room: PART_TOKENS,
     })
 }

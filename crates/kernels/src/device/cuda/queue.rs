@@ -25,8 +25,11 @@ use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
 pub(in crate::device) use super::results::Results;
 use super::staging::Staging;
-use super::{CudaError, CudaProgram};
-use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place, Spec};
+use super::{CudaError, CudaProgram, WGMMA};
+use crate::device::{
+    Activations, Arg, BULK_GROUPS, FEW_GROUPS, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place,
+    Spec, has_bulk,
+};
 
 /// Workspace of cuBLAS: what its maker advises for GPUs of sm_90.
 const BLAS_BYTES: usize = 32 << 20;
@@ -40,6 +43,8 @@ pub(in crate::device) struct Queue {
     _blas_memory: CudaSlice<u8>,
     name: String,
     multiprocessors: usize,
+    /// Whether it is of the compute capability `WGMMA`.
+    wgmma: bool,
     /// Whether the last launch wrote packed pages.
     packed: Arc<AtomicBool>,
 }
@@ -82,9 +87,19 @@ impl Queue {
             .map_err(refused)?;
         let context = stream.context();
         let name = context.name()?;
+        let wgmma = context.compute_capability()? == WGMMA;
         let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let (packed, staging) = (Arc::default(), Staging::new(&stream)?);
-        Ok(Self { stream, blas, staging, _blas_memory: blas_memory, name, multiprocessors, packed })
+        Ok(Self {
+            stream,
+            blas,
+            staging,
+            _blas_memory: blas_memory,
+            name,
+            multiprocessors,
+            wgmma,
+            packed,
+        })
     }
 
     pub(in crate::device) fn name(&self) -> &str {
@@ -93,6 +108,11 @@ impl Queue {
 
     pub(in crate::device) fn multiprocessors(&self) -> usize {
         self.multiprocessors
+    }
+
+    /// Groups of `attend_few` for such heads that are well used on a multiprocessor.
+    pub(in crate::device) fn few_groups(&self, dim: usize) -> usize {
+        if self.wgmma && has_bulk(dim) { BULK_GROUPS } else { FEW_GROUPS }
     }
 
     pub(in crate::device) fn mark(&self) -> Result<Mark, GpuError> {

@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use super::{GpuError, Queue};
+use crate::device::FEW_GROUPS;
 
 /// What attention is cut for.
 const MULTIPROCESSORS: usize = 132;
@@ -40,6 +41,10 @@ impl Queue {
 
     pub(in crate::device) fn multiprocessors(&self) -> usize {
         MULTIPROCESSORS
+    }
+
+    pub(in crate::device) fn few_groups(&self, _: usize) -> usize {
+        FEW_GROUPS
     }
 
     pub(in crate::device) fn mark(&self) -> Result<Mark, GpuError> {

@@ -106,7 +106,7 @@ pub(super) fn parts_over_pages(rows: &[DenseRowParams], machine: Machine, querie
     let block = dense_block(machine.dim, longest, machine.group);
     let blocks = (longest * machine.group).div_ceil(block);
     let groups = rows.len() * machine.kv_heads * blocks;
-    let parts = dense_parts(machine.groups.0, (block, groups), most);
+    let parts = dense_parts((machine.groups.0, machine.few), (block, groups), most);
     parts.min(machine.room / queries.max(1)).max(1)
 }
 

@@ -5,7 +5,7 @@ use kvant_kernels::device::NOWHERE;
 use super::*;
 
 const MACHINE: Machine =
-    Machine { groups: (132, 4), kv_heads: 2, group: 1, dim: 64, queries: 1, room: 16 };
+    Machine { groups: (132, 4), kv_heads: 2, group: 1, dim: 64, queries: 1, few: 2, room: 16 };
 
 fn step<'a>(rows: &'a [Row<'a>], chunks: &'a [Chunk<'a>]) -> StepRows<'a> {
     StepRows { rows, chunks, filled: 0 }
