@@ -197,7 +197,8 @@ pub const FILES: [(&str, &str); 12] = [
 ];
 
 /// What takes the place of `attend.h`'s entry on NVIDIA GPUs from sm_90 on.
-const OVERRIDE: [&str; 4] = [
+const OVERRIDE: [&str; 5] = [
+    include_str!("../device/cuda/barriers.cuh"),
     include_str!("../device/cuda/int8.cuh"),
     include_str!("../device/cuda/merge.cuh"),
     include_str!("../device/cuda/dense.cuh"),
@@ -205,8 +206,11 @@ const OVERRIDE: [&str; 4] = [
 ];
 
 /// What takes the place of `attend_dense.h`'s entry on NVIDIA GPUs from sm_80 on.
-const DENSE_OVERRIDE: [&str; 2] =
-    [include_str!("../device/cuda/flash.cuh"), include_str!("../device/cuda/attend_dense.cuh")];
+const DENSE_OVERRIDE: [&str; 3] = [
+    include_str!("../device/cuda/barriers.cuh"),
+    include_str!("../device/cuda/flash.cuh"),
+    include_str!("../device/cuda/attend_dense.cuh"),
+];
 
 /// What takes the place of both entries there on compute capability 9.0; of that for steps where
 /// heads have 128 numbers.

@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream};
 use kvant_kernels::PAGE_TOKENS;
-use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram};
+use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram, few_groups};
 use kvant_kernels::device::{
-    Activations, AppendParams, BULK_GROUPS, DENSE_FEW, DenseParams, DenseRowParams, FEW_GROUPS,
-    Kernel, Params, Spec, dense_block, dense_parts, has_bulk,
+    Activations, AppendParams, DENSE_FEW, DenseParams, DenseRowParams, FEW_GROUPS, Kernel, Params,
+    Spec, dense_block, dense_parts,
 };
 use kvant_turboquant::{Width, Widths};
 
 use crate::gpu::{multiprocessors, replay};
+use crate::shapes;
 
 /// Heads of a model: numbers of one, key heads, query heads of a key head.
 #[derive(Clone, Copy)]
@@ -29,12 +30,27 @@ struct Shape {
 const ENOUGH: usize = 400_000_000;
 const LLAMA: Shape = Shape { dim: 128, kv_heads: 8, group: 4 };
 
+/// (batch, context) of decode steps.
+const STEPS: [(usize, usize); 11] = [
+    (1, 4096),
+    (1, 32_768),
+    (1, 131_072),
+    (8, 4096),
+    (8, 16_384),
+    (8, 32_768),
+    (32, 4096),
+    (32, 16_384),
+    (64, 1024),
+    (64, 4096),
+    (64, 16_384),
+];
+
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
 /// All tables; `copy` is in bytes a second.
 pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
     let multiprocessors = multiprocessors(stream)?;
-    let bulk = stream.context().compute_capability()? == (9, 0);
+    let capability = stream.context().compute_capability()?;
     for tokens in [64, 8192] {
         let seconds = append(stream, tokens)?;
         let bytes = 12 * tokens * LLAMA.kv_heads * LLAMA.dim;
@@ -50,7 +66,7 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
     ] {
         let case = |rows| Dense::new(stream, shape, portable, rows);
         let Shape { dim, kv_heads, group } = shape;
-        let few = if bulk && has_bulk(dim) && !portable { BULK_GROUPS } else { FEW_GROUPS };
+        let few = if portable { FEW_GROUPS } else { few_groups(capability, dim) };
         let text = if portable { "portable attend_dense" } else { "attend_dense" };
         println!("{text}, heads of {dim}, {} and {kv_heads}", kv_heads * group);
         for (position, tokens) in
@@ -68,11 +84,7 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Fallible<()> {
                 "  {tokens} tokens at {position}: {us:.0} us, {rate:.0} TFLOP/s, {parts} parts"
             );
         }
-        for (batch, context) in
-            [(1, 4096), (1, 32_768), (1, 131_072), (8, 4096), (8, 16_384), (8, 32_768)]
-                .into_iter()
-                .chain([(32, 4096), (32, 16_384), (64, 1024), (64, 4096), (64, 16_384)])
-        {
+        for (batch, context) in shapes(&STEPS) {
             let case = case((batch, context - 1, 1))?;
             let blocks = (DENSE_FEW, batch * kv_heads);
             let chosen = dense_parts((multiprocessors, few), blocks, context / PAGE_TOKENS);

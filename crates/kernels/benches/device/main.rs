@@ -6,7 +6,7 @@
 //!
 //! With the argument `dense` it times the kernels over 16-bit pages instead, with `cuts` the shapes
 //! between 32k and 1M tokens by the pages of a part: what the product's rule is read from.
-//! Arguments like `8x16384` are shapes in place of the table's.
+//! Arguments like `8x16384` are shapes of decode steps in place of the table's.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 #![expect(unsafe_code, reason = "launches of kernels")]
@@ -79,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         [((4, 4), 4), ((4, 4), 8), ((8, 4), 4), ((8, 4), 8), ((8, 8), 4), ((8, 8), 8), ((3, 3), 4)]
     {
         println!("attend, {bits:?} bits, group {group}: batch x context, us, share of copy");
-        for (batch, context) in shapes() {
+        for (batch, context) in shapes(&SHAPES) {
             let attention = Attention::new(&stream, bits, group, (batch, context), false)?;
             let cut = attention.cut()?;
             let seconds = attention.time(cut)?;
@@ -95,15 +95,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The shapes of arguments, or all of the table.
-fn shapes() -> Vec<(usize, usize)> {
+/// The shapes of arguments, or all of a table.
+fn shapes(table: &[(usize, usize)]) -> Vec<(usize, usize)> {
     let named: Vec<_> = std::env::args()
         .filter_map(|argument| {
             let (batch, context) = argument.split_once('x')?;
             Some((batch.parse().ok()?, context.parse().ok()?))
         })
         .collect();
-    if named.is_empty() { SHAPES.to_vec() } else { named }
+    if named.is_empty() { table.to_vec() } else { named }
 }
 
 /// Times by how rows are cut, the product's own cut first.
@@ -111,7 +111,7 @@ fn cuts(stream: &Arc<CudaStream>) -> Result<(), Box<dyn Error>> {
     for (bits, group) in
         [((4, 4), 4), ((4, 4), 8), ((8, 4), 4), ((8, 4), 8), ((8, 8), 4), ((3, 3), 4)]
     {
-        for (batch, context) in shapes() {
+        for (batch, context) in shapes(&SHAPES) {
             if !(32_768..=1 << 20).contains(&(batch * context)) {
                 continue;
             }

@@ -41,8 +41,8 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
   uchar *stage = memory + warp * KV_TILE_BYTES;
   kv_size *key_bar = &shared.key_bars[warp], *value_bar = &shared.value_bars[warp];
   if (lane == 0u) {
-    kv_bar_init(key_bar), kv_bar_init(value_bar);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    kv_bar_init(kv_address(key_bar), 1u), kv_bar_init(kv_address(value_bar), 1u);
+    kv_bar_begin();
     if ((int)warp < pages_here) {
       const uint number = skipped == 0u ? part->ahead[warp] : list[warp];
       const uchar *tile = from + number * page_bytes;
@@ -105,7 +105,7 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
     uint next = 0;
     const bool more = i + KV_WARPS < pages_here;
     if (more) next = __ldg(list + i + KV_WARPS);
-    kv_bar_wait(key_bar, phase);
+    kv_bar_wait(kv_address(key_bar), phase);
     float s[16];
     KV_UNROLL
     for (uint h = 0; h < 2; ++h) {
@@ -225,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
     // Integer sums start at the bits of 1.5 * 2^23, so that they are floats when they are done.
     const float magic = 12582912.0f;
     const int magic_bits = 0x4B400000;
-    kv_bar_wait(value_bar, phase);
+    kv_bar_wait(kv_address(value_bar), phase);
 #if KV_TWO
     if (j == 0u) offset_sum = kv_fma(magic, factor, offset_sum); // one of the row's four lanes
     KV_UNROLL

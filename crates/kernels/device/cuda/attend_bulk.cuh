@@ -15,8 +15,7 @@
 #define KV_BULK_SIDE (2 * KV_BULK_HALF + 64)
 #define KV_BULK_STRIDE (2 * KV_D + 64) // of query vectors
 #define KV_BULK_STAGES (32 * KV_BULK_STRIDE)
-// Two barriers a warp, behind all else: the GPU may write to a barrier after a wait for it is over,
-// so the sums at the end must not take its place.
+// Two barriers a warp, behind all else: the sums at the end must not take their place.
 #define KV_BULK_BARRIERS (KV_BULK_STAGES + 8 * KV_BULK_SIDE)
 #define KV_BULK_TILES (KV_BULK_SLICE / 8)
 
@@ -34,18 +33,6 @@ KV_FN uint kv_bulk_turned(uint x) {
   asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
 }
-// Half a slice, by one thread; bar counts its bytes.
-KV_FN void kv_bulk_half(uint into, const ushort *from, uint bar) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-               "[%0], [%1], %2, [%3];" ::"r"(into),
-               "l"(from), "r"(KV_BULK_HALF), "r"(bar)
-               : "memory");
-}
-KV_FN void kv_bulk_expect(uint bar) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar),
-               "r"(2 * KV_BULK_HALF)
-               : "memory");
-}
 // Slots of a slice of values that nobody sees may hold anything: they become zeros.
 KV_FN void kv_bulk_clear(uchar *stage, uint lane, uint from, uint to) {
   const uint token = lane, half = KV_BULK_SLICE / 2;
@@ -53,7 +40,7 @@ KV_FN void kv_bulk_clear(uchar *stage, uint lane, uint from, uint to) {
     uchar *row = stage + token / half * KV_BULK_ODD + token % half * (2 * KV_D);
     for (uint x = 0; x < 2 * KV_D / 16; ++x) *(uint4 *)(row + x * 16) = make_uint4(0, 0, 0, 0);
   }
-  kv_wgmma_publish();
+  kv_publish();
   __syncwarp();
 }
 
@@ -64,20 +51,20 @@ KV_FN void kv_bulk_step(const float *q, const ushort *keys, const ushort *values
   constexpr uint SLICES = KV_PAGE / KV_BULK_SLICE;
   const uint lane = kv_tid & 31u, warp = kv_tid >> 5, r = lane >> 2, j = lane & 3u;
   const uint head = where.y, q_group = args.q_heads / args.kv_heads;
-  const KvWgmmaSpan span = kv_wgmma_span(row, args, where.z, first, here);
+  const KvFlashSpan span = kv_flash_span(row, args, where.z, first, here);
   const uint end_slice = (span.end + KV_BULK_SLICE - 1u) / KV_BULK_SLICE;
   const uint begin_slice = span.begin / KV_BULK_SLICE;
   const uint last = span.last * SLICES < end_slice ? span.last * SLICES : end_slice;
   uint slice = span.page * SLICES > begin_slice ? span.page * SLICES : begin_slice;
   slice += warp;
   const uint *list = pages + row.pages_at;
-  const uint base = kv_flash_at(memory);
+  const uint base = kv_address(memory);
   const uint key_at = base + KV_BULK_STAGES + warp * (2 * KV_BULK_SIDE);
   const uint value_at = key_at + KV_BULK_SIDE;
   const uint key_bar = base + KV_BULK_BARRIERS + warp * 16u, value_bar = key_bar + 8u;
   if (lane == 0u) {
-    kv_wgmma_init(key_bar, 1u), kv_wgmma_init(value_bar, 1u);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    kv_bar_init(key_bar, 1u), kv_bar_init(value_bar, 1u);
+    kv_bar_begin();
   }
   __syncwarp();
 
@@ -86,9 +73,9 @@ KV_FN void kv_bulk_step(const float *q, const ushort *keys, const ushort *values
     if (which >= last || lane != 0u) return;
     const kv_size tile = (kv_size)page * args.kv_heads + head;
     const ushort *from = rows + (tile * KV_PAGE + which % SLICES * KV_BULK_SLICE) * KV_D;
-    kv_bulk_expect(bar);
-    kv_bulk_half(into, from, bar);
-    kv_bulk_half(into + KV_BULK_ODD, from + KV_BULK_HALF / 2, bar);
+    kv_bar_expect(bar, 2 * KV_BULK_HALF);
+    kv_bulk(into, from, KV_BULK_HALF, bar);
+    kv_bulk(into + KV_BULK_ODD, from + KV_BULK_HALF / 2, KV_BULK_HALF, bar);
   };
   const uint page = page_of(slice);
   copy(keys, key_at, key_bar, slice, page);
@@ -109,7 +96,7 @@ KV_FN void kv_bulk_step(const float *q, const ushort *keys, const ushort *values
   for (uint n = 0; n < KV_D / 8; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
   for (uint phase = 0; slice < last; slice += 4u, phase ^= 1u) {
     const uint at = slice * KV_BULK_SLICE;
-    kv_wgmma_await(key_bar, phase);
+    kv_bar_wait(key_bar, phase);
     float s[KV_BULK_TILES][4];
     KV_UNROLL
     for (uint t = 0; t < KV_BULK_TILES; ++t) s[t][0] = s[t][1] = s[t][2] = s[t][3] = 0.0f;
@@ -157,7 +144,7 @@ KV_FN void kv_bulk_step(const float *q, const ushort *keys, const ushort *values
         sum[n][2] *= shrink[1], sum[n][3] *= shrink[1];
       }
     }
-    kv_wgmma_await(value_bar, phase);
+    kv_bar_wait(value_bar, phase);
     if (at < span.begin || at + KV_BULK_SLICE > span.end) {
       const uint from = span.begin > at ? span.begin - at : 0u;
       kv_bulk_clear(memory + (value_at - base), lane, from, span.end - at);
@@ -203,16 +190,13 @@ KV_FN void kv_bulk_step(const float *q, const ushort *keys, const ushort *values
 }
 
 extern "C" __global__ void __launch_bounds__(128, 3)
-    kv_attend_few(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
-                  KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),
-                  KV_OUT(float, sums, 6), KV_OUT(float, ends, 7), KV_ARGS(KvDenseParams, args, 8)) {
+    kv_attend_few(KV_FLASH_PARAMETERS) {
   KV_BEGIN
   extern __shared__ __align__(128) uchar memory[];
-  uint3 where;
-  const uint from = kv_flash_first(where, rows, args, kv_group);
-  const KvDenseRow row = rows[where.x];
-  const uint count = row.tokens * (args.q_heads / args.kv_heads);
-  const uint to = count - from < args.block ? count : from + args.block;
+  const KvFlashWork work = kv_flash_work(rows, args, kv_group);
+  const KvDenseRow &row = work.row;
+  const uint3 where = work.where;
+  const uint from = work.from, to = work.to;
   if (from < to)
     kv_bulk_step(q, keys, values, row, pages, out, sums, ends, args, where, from, to - from, kv_tid,
                  memory);

@@ -24,7 +24,7 @@ KV_FN void kv_flash_chunk(const float *q, const ushort *keys, const ushort *valu
   uint page = begin / KV_PAGE, last = (end + KV_PAGE - 1u) / KV_PAGE;
   page = own.x > page ? own.x : page, last = own.y < last ? own.y : last;
   const uint *list = pages + row.pages_at;
-  const uint key_memory = kv_flash_at(memory) + KV_FLASH_ROWS * KV_FLASH_STRIDE;
+  const uint key_memory = kv_address(memory) + KV_FLASH_ROWS * KV_FLASH_STRIDE;
   const uint value_memory = key_memory + KV_PAGE * KV_FLASH_STRIDE;
   kv_size tile = 0;
   __syncthreads();
@@ -49,7 +49,7 @@ KV_FN void kv_flash_chunk(const float *q, const ushort *keys, const ushort *valu
     *(uint4 *)(memory + v * KV_FLASH_STRIDE + at * 16) = word;
   }
   const uint query_at =
-      kv_flash_at(memory) + (warp * TILES * 16 + (lane & 15u)) * KV_FLASH_STRIDE + (lane >> 4) * 16;
+      kv_address(memory) + (warp * TILES * 16 + (lane & 15u)) * KV_FLASH_STRIDE + (lane >> 4) * 16;
   const uint key_at =
       key_memory + ((lane & 7u) + (lane >> 4) * 8) * KV_FLASH_STRIDE + (lane >> 3 & 1u) * 16;
   const uint value_at = value_memory + (lane & 15u) * KV_FLASH_STRIDE + (lane >> 4) * 16;
@@ -204,7 +204,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
   last = own.y * SLICES < last ? own.y * SLICES : last;
   slice += warp;
   const uint *list = pages + row.pages_at;
-  const uint stages = kv_flash_at(memory) + 2 * SIDE + warp * (2 * STAGES * SIDE);
+  const uint stages = kv_address(memory) + 2 * SIDE + warp * (2 * STAGES * SIDE);
   __syncthreads();
 
   // The tokens of a slice, of keys or of values.
@@ -222,7 +222,7 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
   }
   kv_flash_queries<KV_FLASH_STRIDE>(q, row, args, head, first, here, kv_tid, memory);
   __syncthreads();
-  const uint query_at = kv_flash_at(memory) + (lane & 15u) * KV_FLASH_STRIDE + (lane >> 4) * 16;
+  const uint query_at = kv_address(memory) + (lane & 15u) * KV_FLASH_STRIDE + (lane >> 4) * 16;
   const uint key_at = ((lane & 7u) + (lane >> 4) * 8) * KV_FLASH_STRIDE + (lane >> 3 & 1u) * 16;
   const uint value_at = (lane & 15u) * KV_FLASH_STRIDE + (lane >> 4) * 16;
   const float unit = args.scale * KV_LOG2_E;
@@ -305,17 +305,13 @@ KV_FN void kv_flash_step(const float *q, const ushort *keys, const ushort *value
 
 #ifndef KV_WGMMA
 extern "C" __global__ void __launch_bounds__(128, 2)
-    kv_attend_dense(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
-                    KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),
-                    KV_OUT(float, sums, 6), KV_OUT(float, ends, 7),
-                    KV_ARGS(KvDenseParams, args, 8)) {
+    kv_attend_dense(KV_FLASH_PARAMETERS) {
   KV_BEGIN
   extern __shared__ __align__(128) uchar memory[];
-  uint3 where;
-  const uint from = kv_flash_first(where, rows, args, kv_group);
-  const KvDenseRow row = rows[where.x];
-  const uint count = row.tokens * (args.q_heads / args.kv_heads);
-  const uint to = count - from < args.block ? count : from + args.block;
+  const KvFlashWork work = kv_flash_work(rows, args, kv_group);
+  const KvDenseRow &row = work.row;
+  const uint3 where = work.where;
+  const uint from = work.from, to = work.to;
   if (from >= to) return;
   if (to - from <= 16u) {
     return kv_flash_step<KV_FLASH_STAGES>(q, keys, values, row, pages, out, sums, ends, args, where,
@@ -333,16 +329,13 @@ extern "C" __global__ void __launch_bounds__(128, 2)
 // Blocks of at most 16 query vectors: with all stages two groups on a multiprocessor, with few
 // four; the launch says which by its shared memory.
 extern "C" __global__ void __launch_bounds__(128, 4)
-    kv_attend_few(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
-                  KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),
-                  KV_OUT(float, sums, 6), KV_OUT(float, ends, 7), KV_ARGS(KvDenseParams, args, 8)) {
+    kv_attend_few(KV_FLASH_PARAMETERS) {
   KV_BEGIN
   extern __shared__ __align__(128) uchar memory[];
-  uint3 where;
-  const uint from = kv_flash_first(where, rows, args, kv_group);
-  const KvDenseRow row = rows[where.x];
-  const uint count = row.tokens * (args.q_heads / args.kv_heads);
-  const uint to = count - from < args.block ? count : from + args.block;
+  const KvFlashWork work = kv_flash_work(rows, args, kv_group);
+  const KvDenseRow &row = work.row;
+  const uint3 where = work.where;
+  const uint from = work.from, to = work.to;
   if (from >= to) return;
   constexpr uint few = (2 * 16 + 4 * KV_FLASH_FEW * 2 * KV_FLASH_SLICE) * KV_FLASH_STRIDE;
   uint shared;

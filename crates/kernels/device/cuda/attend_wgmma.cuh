@@ -4,26 +4,6 @@
 // of two pages through two stages each, so products of a tile's keys run beside those of the last
 // tile's values, and weights are made beside the latter.
 
-// What the query vectors of a block see: tokens from begin to end, all of them those from all_from
-// to all_to, in the pages from page to last.
-struct KvWgmmaSpan {
-  uint begin, all_from, all_to, end, page, last;
-};
-KV_FN KvWgmmaSpan kv_wgmma_span(const KvDenseRow &row, const KvDenseParams &args, uint part,
-                                uint first, uint here) {
-  const uint q_group = args.q_heads / args.kv_heads;
-  const uint2 low = kv_seen(row.position, first, q_group, args.window);
-  const uint2 high = kv_seen(row.position, first + here - 1u, q_group, args.window);
-  const uint2 own = kv_flash_pages(row.position, row.tokens, part, args.parts, args.window);
-  KvWgmmaSpan span;
-  span.begin = low.x, span.all_from = high.x, span.all_to = low.y, span.end = high.y;
-  span.page = span.begin / KV_PAGE, span.last = (span.end + KV_PAGE - 1u) / KV_PAGE;
-  span.page = own.x > span.page ? own.x : span.page;
-  span.last = own.y < span.last ? own.y : span.last;
-  if (span.last < span.page) span.last = span.page;
-  return span;
-}
-
 // The copies of 128 threads: those behind `waiting`, a barrier, are told of when they are there.
 struct KvWgmmaCopies {
   uint base, waiting;
@@ -31,20 +11,20 @@ struct KvWgmmaCopies {
 template <int LEFT> KV_FN void kv_wgmma_tell(KvWgmmaCopies &copies, uint thread) {
   if (copies.waiting == 0u) return;
   kv_flash_wait<LEFT>();
-  kv_wgmma_publish();
+  kv_publish();
   __syncwarp();
-  if (thread % 32u == 0u) kv_wgmma_arrive(copies.waiting);
+  if (thread % 32u == 0u) kv_bar_arrive(copies.waiting);
   copies.waiting = 0u;
 }
 // Two pages of one side to its stage of tile `tile`; slots that nobody sees become zeros.
 KV_FN void kv_wgmma_copy(KvWgmmaCopies &copies, const ushort *rows, uint side, uint tile,
-                         const KvWgmmaSpan &span, uint page, uint2 numbers, uint kv_heads,
+                         const KvFlashSpan &span, uint page, uint2 numbers, uint kv_heads,
                          uint head, uint thread) {
   const uint stage = tile & 1u, parity = (tile >> 1 & 1u) ^ 1u;
   const uint empty = kv_wgmma_empty(copies.base, side, stage);
-  if (!__all_sync(0xffffffffu, kv_wgmma_passed(empty, parity))) {
+  if (!__all_sync(0xffffffffu, kv_bar_passed(empty, parity))) {
     kv_wgmma_tell<0>(copies, thread);
-    kv_wgmma_await(empty, parity);
+    kv_bar_wait(empty, parity);
     __syncwarp();
   }
   const uint row = thread >> 4, piece = thread & 15u, pieces = KV_D / 8;
@@ -72,7 +52,7 @@ KV_FN void kv_wgmma_copy(KvWgmmaCopies &copies, const ushort *rows, uint side, u
 
 // The warpgroup that copies; tile: those of earlier blocks.
 KV_FN void kv_wgmma_fill(KvWgmmaCopies &copies, uint &tile, const ushort *keys,
-                         const ushort *values, const uint *list, const KvWgmmaSpan &span,
+                         const ushort *values, const uint *list, const KvFlashSpan &span,
                          uint kv_heads, uint head, uint thread) {
   const auto numbers = [&](uint page) {
     uint2 two = {0, 0};
@@ -170,7 +150,7 @@ KV_FN void kv_wgmma_queries(const KvWgmmaTeam &team, uchar *memory, const float 
     if (v >= here) word = make_uint4(0, 0, 0, 0);
     *(uint4 *)(memory + (c >> 3) * KV_WGMMA_HALF + v * 128u + (((c & 7u) ^ (v & 7u)) << 4)) = word;
   }
-  kv_wgmma_publish();
+  kv_publish();
   kv_wgmma_meet(1u + team.team, 128u);
 }
 
@@ -195,14 +175,14 @@ KV_FN void kv_wgmma_add(float (&sum)[KV_D / 8][4], const uint (&weights)[8][4],
   kv_wgmma_commit();
 }
 KV_FN void kv_wgmma_full_wait(const KvWgmmaTeam &team, uint side, uint tile) {
-  kv_wgmma_await(kv_wgmma_full(team.base, side, tile & 1u), tile >> 1 & 1u);
+  kv_bar_wait(kv_wgmma_full(team.base, side, tile & 1u), tile >> 1 & 1u);
 }
 KV_FN void kv_wgmma_done(const KvWgmmaTeam &team, uint side, uint tile) {
-  if (team.thread % 32u == 0u) kv_wgmma_arrive(kv_wgmma_empty(team.base, side, tile & 1u));
+  if (team.thread % 32u == 0u) kv_bar_arrive(kv_wgmma_empty(team.base, side, tile & 1u));
 }
 
 // Products of a tile from `at` on to weights.
-KV_FN void kv_wgmma_weigh(float (&s)[16][4], KvFlashRow (&rows)[2], const KvWgmmaSpan &span,
+KV_FN void kv_wgmma_weigh(float (&s)[16][4], KvFlashRow (&rows)[2], const KvFlashSpan &span,
                           const KvDenseParams &args, uint at, uint j, float (&shrink)[2]) {
   if (args.soft_cap != 0.0f) {
     KV_UNROLL
@@ -224,7 +204,7 @@ KV_FN void kv_wgmma_halves(uint (&weights)[8][4], const float (&s)[16][4]) {
 }
 
 // A warpgroup's 64 query vectors over all pages of the block; tile: those of earlier blocks.
-KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvWgmmaSpan &span,
+KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvFlashSpan &span,
                            KvFlashRow (&rows)[2], float (&sum)[KV_D / 8][4],
                            const KvDenseParams &args) {
   const uint j = team.thread & 3u;
@@ -271,7 +251,7 @@ KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvWgmmaSpa
 // One of the two warpgroups with query vectors, over a block.
 KV_FN void kv_wgmma_consume(const KvWgmmaTeam &team, uint &tile, uchar *memory, const float *q,
                             const KvDenseRow &row, float *out, float *sums, float *ends,
-                            const KvDenseParams &args, const KvWgmmaSpan &span, uint3 where,
+                            const KvDenseParams &args, const KvFlashSpan &span, uint3 where,
                             uint first, uint here) {
   const uint lane = team.thread & 31u, r = lane >> 2, j = lane & 3u;
   const uint q_group = args.q_heads / args.kv_heads;
@@ -328,17 +308,13 @@ KV_FN void kv_wgmma_consume(const KvWgmmaTeam &team, uint &tile, uchar *memory, 
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1)
-    kv_attend_dense(KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2),
-                    KV_IN(KvDenseRow, rows, 3), KV_IN(uint, pages, 4), KV_OUT(float, out, 5),
-                    KV_OUT(float, sums, 6), KV_OUT(float, ends, 7),
-                    KV_ARGS(KvDenseParams, args, 8)) {
+    kv_attend_dense(KV_FLASH_PARAMETERS) {
   KV_BEGIN
   extern __shared__ __align__(128) uchar memory[];
-  uint3 where;
-  const uint from = kv_flash_first(where, rows, args, kv_group);
-  const KvDenseRow row = rows[where.x];
-  const uint count = row.tokens * (args.q_heads / args.kv_heads);
-  const uint to = count - from < args.block ? count : from + args.block;
+  const KvFlashWork work = kv_flash_work(rows, args, kv_group);
+  const KvDenseRow &row = work.row;
+  const uint3 where = work.where;
+  const uint from = work.from, to = work.to;
   if (from >= to) return;
   if (to - from <= 16u) {
     if (kv_tid < 128u)
@@ -347,11 +323,11 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     return;
   }
   // Eight rows of 128 bytes are an atom of the layout, at a multiple of their size.
-  const uint base = (kv_flash_at(memory) + 1023u) & ~1023u;
+  const uint base = (kv_address(memory) + 1023u) & ~1023u;
   if (kv_tid < 4u) {
-    kv_wgmma_init(kv_wgmma_full(base, kv_tid >> 1, kv_tid & 1u), 4u);
-    kv_wgmma_init(kv_wgmma_empty(base, kv_tid >> 1, kv_tid & 1u), 8u);
-    kv_wgmma_publish();
+    kv_bar_init(kv_wgmma_full(base, kv_tid >> 1, kv_tid & 1u), 4u);
+    kv_bar_init(kv_wgmma_empty(base, kv_tid >> 1, kv_tid & 1u), 8u);
+    kv_publish();
   }
   __syncthreads();
   uint tile = 0;
@@ -362,7 +338,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     for (uint first = from; first < to; first += KV_WGMMA_ROWS) {
       const uint here = to - first < KV_WGMMA_ROWS ? to - first : KV_WGMMA_ROWS;
       kv_wgmma_fill(copies, tile, keys, values, pages + row.pages_at,
-                    kv_wgmma_span(row, args, where.z, first, here), args.kv_heads, where.y,
+                    kv_flash_span(row, args, where.z, first, here), args.kv_heads, where.y,
                     kv_tid - 256u);
     }
     kv_wgmma_tell<0>(copies, kv_tid);
@@ -372,7 +348,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
   const KvWgmmaTeam team = {base, team_of, kv_tid & 127u};
   for (uint first = from; first < to; first += KV_WGMMA_ROWS) {
     const uint here = to - first < KV_WGMMA_ROWS ? to - first : KV_WGMMA_ROWS;
-    kv_wgmma_consume(team, tile, memory + (base - kv_flash_at(memory)), q, row, out, sums, ends,
-                     args, kv_wgmma_span(row, args, where.z, first, here), where, first, here);
+    kv_wgmma_consume(team, tile, memory + (base - kv_address(memory)), q, row, out, sums, ends,
+                     args, kv_flash_span(row, args, where.z, first, here), where, first, here);
   }
 }

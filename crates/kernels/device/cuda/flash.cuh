@@ -9,7 +9,6 @@
 #define KV_FLASH_SLICE 16
 #define KV_FLASH_SLACK 8.0f
 
-KV_FN uint kv_flash_at(const void *p) { return (uint)__cvta_generic_to_shared(p); }
 // Copies 16 bytes, or zeros where there is nothing.
 KV_FN void kv_flash_copy(uint into, const void *from, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(into), "l"(from),
@@ -185,4 +184,46 @@ KV_FN void kv_flash_join(uchar *memory, const KvDenseRow &row, float *out, float
       else kv_flash_put(out, vector * KV_D + dim, x * factor, args.numbers);
     }
   }
+}
+
+// The parameters of an entry.
+#define KV_FLASH_PARAMETERS                                                                        \
+  KV_IN(float, q, 0), KV_IN(ushort, keys, 1), KV_IN(ushort, values, 2), KV_IN(KvDenseRow, rows, 3),\
+      KV_IN(uint, pages, 4), KV_OUT(float, out, 5), KV_OUT(float, sums, 6),                        \
+      KV_OUT(float, ends, 7), KV_ARGS(KvDenseParams, args, 8)
+
+// The block of a group: query vectors of a row from `from` to `to`, none where it has nothing to
+// do, and its row, key head and part.
+struct KvFlashWork {
+  uint3 where;
+  KvDenseRow row;
+  uint from, to;
+};
+KV_FN KvFlashWork kv_flash_work(const KvDenseRow *rows, const KvDenseParams &args, uint3 kv_group) {
+  KvFlashWork work;
+  work.from = kv_flash_first(work.where, rows, args, kv_group);
+  work.row = rows[work.where.x];
+  const uint count = work.row.tokens * (args.q_heads / args.kv_heads);
+  work.to = count - work.from < args.block ? count : work.from + args.block;
+  return work;
+}
+
+// What the query vectors of a block see: tokens from begin to end, all of them those from all_from
+// to all_to, in the pages from page to last.
+struct KvFlashSpan {
+  uint begin, all_from, all_to, end, page, last;
+};
+KV_FN KvFlashSpan kv_flash_span(const KvDenseRow &row, const KvDenseParams &args, uint part,
+                                uint first, uint here) {
+  const uint q_group = args.q_heads / args.kv_heads;
+  const uint2 low = kv_seen(row.position, first, q_group, args.window);
+  const uint2 high = kv_seen(row.position, first + here - 1u, q_group, args.window);
+  const uint2 own = kv_flash_pages(row.position, row.tokens, part, args.parts, args.window);
+  KvFlashSpan span;
+  span.begin = low.x, span.all_from = high.x, span.all_to = low.y, span.end = high.y;
+  span.page = span.begin / KV_PAGE, span.last = (span.end + KV_PAGE - 1u) / KV_PAGE;
+  span.page = own.x > span.page ? own.x : span.page;
+  span.last = own.y < span.last ? own.y : span.last;
+  if (span.last < span.page) span.last = span.page;
+  return span;
 }

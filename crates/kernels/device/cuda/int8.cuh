@@ -1,30 +1,9 @@
-// Pieces of attend for NVIDIA GPUs: bulk copies, products of bytes, and codes to bytes by
+// Pieces of attend for NVIDIA GPUs: products of bytes, and codes to bytes by
 // permutation. attend.cuh puts them together.
 
 // What is added to levels of 4 bits in their bytes.
 #define KV_OFFSET(bits) ((bits) == 4 ? 63.5f : 0.0f)
 
-KV_FN uint kv_address(const void *p) { return (uint)__cvta_generic_to_shared(p); }
-KV_FN void kv_bar_init(kv_size *bar) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(kv_address(bar)) : "memory");
-}
-KV_FN void kv_bulk(void *into, const void *from, uint bytes, kv_size *bar) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(kv_address(bar)),
-               "r"(bytes)
-               : "memory");
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(kv_address(into)),
-      "l"(from), "r"(bytes), "r"(kv_address(bar))
-      : "memory");
-}
-KV_FN void kv_bar_wait(kv_size *bar, uint phase) {
-  asm volatile("{\n.reg .pred p;\nAGAIN: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p "
-               "bra READY;\n"
-               "bra AGAIN;\nREADY:\n}" ::"r"(kv_address(bar)),
-               "r"(phase)
-               : "memory");
-}
 KV_FN float kv_log2(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -1,5 +1,5 @@
 // Pieces of attend_dense by products of warpgroups, for NVIDIA GPUs of compute capability 9.0:
-// barriers, shared memory and products. attend_wgmma.cuh puts them together.
+// shared memory and products. attend_wgmma.cuh puts them together.
 //
 // Shared memory is in the layout that the products ask for: 64 numbers of 128 rows after another,
 // and the 16-byte pieces of a row of 128 bytes in the order of piece ^ row % 8.
@@ -10,29 +10,6 @@
 #define KV_WGMMA_SIDE (KV_D / 64 * KV_WGMMA_HALF)
 #define KV_WGMMA_NEAR 64 // descriptors count by 16 bytes: eight rows
 
-KV_FN void kv_wgmma_init(uint bar, uint count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count) : "memory");
-}
-KV_FN void kv_wgmma_arrive(uint bar) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-KV_FN bool kv_wgmma_passed(uint bar, uint parity) {
-  uint passed;
-  asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-               "selp.u32 %0, 1, 0, p;\n}"
-               : "=r"(passed)
-               : "r"(bar), "r"(parity)
-               : "memory");
-  return passed != 0u;
-}
-KV_FN void kv_wgmma_await(uint bar, uint parity) {
-  asm volatile("{\n.reg .pred p;\nAGAIN: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-               "@p bra DONE;\nbra AGAIN;\nDONE:\n}" ::"r"(bar),
-               "r"(parity)
-               : "memory");
-}
-// What threads wrote to shared memory is seen by products behind this and a barrier.
-KV_FN void kv_wgmma_publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 KV_FN void kv_wgmma_meet(uint bar, uint threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(bar), "r"(threads) : "memory");
 }

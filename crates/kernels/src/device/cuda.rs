@@ -16,9 +16,9 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut
 use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
-    BULK_SHARED_BYTES, Kernel, Params, Spec, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes,
-    has_bulk, has_wgmma, ops_program, override_program, override_shared_bytes, program,
-    wgmma_shared_bytes, with_dense_override, with_wgmma_override,
+    BULK_GROUPS, BULK_SHARED_BYTES, FEW_GROUPS, Kernel, Params, Spec, WGMMA_THREADS,
+    dense_shared_bytes, few_shared_bytes, has_bulk, has_wgmma, ops_program, override_program,
+    override_shared_bytes, program, wgmma_shared_bytes, with_dense_override, with_wgmma_override,
 };
 
 mod module;
@@ -234,6 +234,12 @@ pub fn first_gpu() -> Option<Arc<CudaStream>> {
     // SAFETY: all work goes to one stream.
     unsafe { context.disable_event_tracking() };
     Some(stream)
+}
+
+/// Groups of `attend_few` for heads of `dim` numbers that are well used on a multiprocessor of a
+/// GPU of such a compute capability.
+pub fn few_groups(capability: (i32, i32), dim: usize) -> usize {
+    if capability == WGMMA && has_bulk(dim) { BULK_GROUPS } else { FEW_GROUPS }
 }
 
 /// What the compiler calls a GPU; that of 9.0 has products of warpgroups by a name of its own.

@@ -25,11 +25,8 @@ use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
 pub(in crate::device) use super::results::Results;
 use super::staging::Staging;
-use super::{CudaError, CudaProgram, WGMMA};
-use crate::device::{
-    Activations, Arg, BULK_GROUPS, FEW_GROUPS, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place,
-    Spec, has_bulk,
-};
+use super::{CudaError, CudaProgram};
+use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place, Spec};
 
 /// Workspace of cuBLAS: what its maker advises for GPUs of sm_90.
 const BLAS_BYTES: usize = 32 << 20;
@@ -43,8 +40,8 @@ pub(in crate::device) struct Queue {
     _blas_memory: CudaSlice<u8>,
     name: String,
     multiprocessors: usize,
-    /// Whether it is of the compute capability `WGMMA`.
-    wgmma: bool,
+    /// Compute capability.
+    capability: (i32, i32),
     /// Whether the last launch wrote packed pages.
     packed: Arc<AtomicBool>,
 }
@@ -87,7 +84,7 @@ impl Queue {
             .map_err(refused)?;
         let context = stream.context();
         let name = context.name()?;
-        let wgmma = context.compute_capability()? == WGMMA;
+        let capability = context.compute_capability()?;
         let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let (packed, staging) = (Arc::default(), Staging::new(&stream)?);
         Ok(Self {
@@ -97,7 +94,7 @@ impl Queue {
             _blas_memory: blas_memory,
             name,
             multiprocessors,
-            wgmma,
+            capability,
             packed,
         })
     }
@@ -112,7 +109,7 @@ impl Queue {
 
     /// Groups of `attend_few` for such heads that are well used on a multiprocessor.
     pub(in crate::device) fn few_groups(&self, dim: usize) -> usize {
-        if self.wgmma && has_bulk(dim) { BULK_GROUPS } else { FEW_GROUPS }
+        super::few_groups(self.capability, dim)
     }
 
     pub(in crate::device) fn mark(&self) -> Result<Mark, GpuError> {
