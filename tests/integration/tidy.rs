@@ -100,9 +100,10 @@ const DEPENDENCIES: [(&str, &[&str], &[&str]); 9] = [
 ];
 
 /// The only files that may hold `unsafe`, each with a reason beside it.
-const UNSAFE_FILES: [&str; 19] = [
+const UNSAFE_FILES: [&str; 22] = [
     "crates/kernels/benches/device/cases.rs",
     "crates/kernels/benches/device/dense.rs",
+    "crates/kernels/benches/device/products.rs",
     "crates/kernels/src/cpu/packed/avx2.rs",
     "crates/kernels/src/cpu/packed/avx512.rs",
     "crates/kernels/src/cpu/packed/machine.rs",
@@ -115,10 +116,12 @@ const UNSAFE_FILES: [&str; 19] = [
     "crates/kernels/src/device/cuda/module.rs",
     "crates/kernels/src/device/cuda/queue.rs",
     "crates/kernels/src/device/cuda/results.rs",
+    "crates/kernels/src/device/cuda/skinny.rs",
     "crates/kernels/src/device/cuda/staging.rs",
     "crates/kernels/src/device/metal.rs",
     "crates/kernels/src/device/metal/results.rs",
     "crates/kernels/tests/device/cuda.rs",
+    "crates/kernels/tests/device/skinny.rs",
     "crates/models/src/bytes.rs",
 ];
 

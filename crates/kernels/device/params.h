@@ -112,6 +112,18 @@ struct KvMatvecParams {
   uint gate;    // 0 there is none, 1 SiLU, 2 GELU by tanh
 };
 
+struct KvSkinnyParams {
+  uint rows;
+  uint input;
+  uint output;
+  uint stride;  // numbers from one row of results to the next
+  uint numbers; // of rows and weights: 1 f16, 2 bf16
+  uint results; // 0 f32, 1 f16, 2 bf16
+  uint gate;    // 0 there is none, 1 SiLU, 2 GELU by tanh
+  uint tiles;   // of columns, in all
+  uint stages;  // of a group's ring
+};
+
 struct KvLookupParams {
   uint hidden;
   uint vocab;

@@ -13,6 +13,7 @@ mod gpu;
 mod metal;
 mod params;
 mod parts;
+mod skinny;
 mod spec;
 
 use kvant_turboquant::Widths;
@@ -28,10 +29,11 @@ pub use gpu::{
 pub use params::{
     AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
     GateParams, LookupParams, MatvecParams, NormParams, PagesParams, Params, PartParams,
-    PickParams, PlaceParams, RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams,
-    SplitParams, rule_code, sign_words,
+    PickParams, PlaceParams, RotateParams, RowParams, SampleParams, SampleRowParams, SkinnyParams,
+    SoftCapParams, SplitParams, rule_code, sign_words,
 };
 pub use parts::{AttendRow, Cut, NO_MASK, parts_of};
+pub use skinny::{SKINNY_BOX, SKINNY_SHARED_BYTES, SkinnyCut};
 pub use spec::{Activations, MAX_QUERIES, Spec, Unsupported};
 
 /// Threads of a group, of most kernels.
@@ -46,6 +48,8 @@ pub const GROUP_VECTORS: usize = 8;
 pub const MATVEC_ROWS: usize = 4;
 /// Columns of the matrix that a group of it takes.
 pub const MATVEC_COLUMNS: usize = 4;
+/// Rows that `skinny` takes at most.
+pub const SKINNY_ROWS: usize = 32;
 /// Numbers of keys, and as many of values, that a group of `append` takes.
 pub const APPEND_NUMBERS: usize = 1024;
 /// Numbers of a row that a group of `gate` takes.
@@ -95,6 +99,8 @@ pub enum Kernel {
     Gate,
     /// A few rows times a matrix.
     Matvec,
+    /// At most [`SKINNY_ROWS`] rows times a matrix; of [`with_skinny`] alone.
+    Skinny,
     /// Rows by number.
     Pick,
     /// Rows into columns of longer rows.
@@ -169,6 +175,7 @@ impl Kernel {
             Self::Split => "kv_split",
             Self::Gate => "kv_gate",
             Self::Matvec => "kv_matvec",
+            Self::Skinny => "kv_skinny",
             Self::Pick => "kv_pick",
             Self::Place => "kv_place",
             Self::Weigh => "kv_weigh",
@@ -220,6 +227,10 @@ const WGMMA_OVERRIDE: [&str; 3] = [
     include_str!("../device/cuda/attend_bulk.cuh"),
 ];
 
+/// What the model's kernels have besides on compute capability 9.0.
+const SKINNY: [&str; 2] =
+    [include_str!("../device/cuda/barriers.cuh"), include_str!("../device/cuda/skinny.cuh")];
+
 /// The text of all kernels for one specification, for Metal or CUDA.
 pub fn program(spec: &Spec) -> String {
     let mut text = spec.definitions();
@@ -247,6 +258,12 @@ pub fn ops_program() -> String {
     let shared = FILES[..2].iter();
     let files = shared.chain(&OPS_FILES).map(|(_, file)| *file);
     ["#define KV_TYPE 0\n#define KV_OPS\n"].into_iter().chain(files).collect()
+}
+
+/// A text of [`ops_program`] with products of up to [`SKINNY_ROWS`] rows, for compute capability
+/// 9.0.
+pub fn with_skinny(text: &str) -> String {
+    format!("{text}{}", SKINNY.concat())
 }
 
 /// The text with `attend` for NVIDIA GPUs from sm_90 on, which merges the parts of a row itself;

@@ -2,15 +2,18 @@
 //! workspace's tensors. What changes from step to step, ids, positions and rows, lies in device
 //! memory and goes up once a step.
 
+mod copied;
 mod ids;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use candle_core::{Error, Result, Tensor, TensorId, bail};
+use candle_core::{Error, Result, Tensor, bail};
 use kvant_kernels::device::{
     Activations, AnglesParams, Arg, CastParams, GATE_NUMBERS, GateParams, Gpu, GpuBuffer, GpuError,
     Kernel, LookupParams, NormParams, Params, PickParams, Place, SoftCapParams, SplitParams,
 };
+
+use copied::{Copied, Lies};
 
 use crate::split::Split;
 use crate::workspace::Views;
@@ -63,15 +66,6 @@ pub(crate) struct Around {
     pub(crate) delta: Activations,
     /// Of the copy that is the only thing read of it; `None` if its f32 are read.
     pub(crate) reader: Option<Activations>,
-}
-
-/// A copy in 16 bits that the kernel that made the numbers made beside them.
-#[derive(Debug, Default)]
-struct Copied {
-    /// Whose numbers. Only until it has been used once: they change.
-    of: Option<TensorId>,
-    /// The kind that products asked for; nothing is copied before one has.
-    numbers: Option<Activations>,
 }
 
 /// Sizes of a [`GpuStep`].
@@ -316,23 +310,30 @@ impl GpuStep {
 
     /// The kind of numbers in which a kernel that makes x is to leave a copy beside it; 0: none.
     fn copies(&self, x: &Tensor) -> u32 {
-        let mut copy = self.copied();
-        copy.of = copy.numbers.map(|_| x.id());
-        copy.numbers.map_or(0, |numbers| numbers as u32)
+        self.copied().leaves(x.id()).map_or(0, |numbers| numbers as u32)
+    }
+
+    /// Notes that the memory of x is of 16-bit numbers; the next product that reads x takes such.
+    pub(crate) fn narrowed_itself(&self, x: &Tensor, numbers: Activations) {
+        *self.copied() = Copied::instead(x.id(), numbers);
     }
 
     /// The copy of x in 16-bit numbers that its kernel left, if it did; from now on kernels that
     /// can leave one do.
-    pub(crate) fn copy(&self, x: &Tensor, numbers: Activations) -> Result<Option<Place<'_>>> {
-        let mut copy = self.copied();
-        let known = copy.numbers.replace(numbers) == Some(numbers);
-        let found = copy.of.take() == Some(x.id()) && known;
-        drop(copy);
-        found.then(|| Place::buffer(&self.narrow, 0).map_err(Error::wrap)).transpose()
+    pub(crate) fn copy<'a>(
+        &'a self,
+        x: &'a Tensor,
+        numbers: Activations,
+    ) -> Result<Option<Place<'a>>> {
+        let place = self.copied().take(x.id(), numbers).map(|lies| match lies {
+            Lies::Beside => Place::buffer(&self.narrow, 0),
+            Lies::Instead => Place::tensor(x),
+        });
+        place.transpose().map_err(Error::wrap)
     }
 
     /// x in 16-bit numbers, until the next call.
-    pub(crate) fn narrow(&self, x: &Tensor, numbers: Activations) -> Result<Place<'_>> {
+    pub(crate) fn narrow<'a>(&'a self, x: &'a Tensor, numbers: Activations) -> Result<Place<'a>> {
         if let Some(copy) = self.copy(x, numbers)? {
             return Ok(copy);
         }

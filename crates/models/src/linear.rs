@@ -118,15 +118,16 @@ impl Linear {
         self.matrix().map(|matrix| matrix.parts().1).filter(|of| *of != Activations::F32)
     }
 
-    /// The gated product of the two halves of the columns on a GPU, if one launch does it; else
-    /// false, and nothing is done.
+    /// The gated product of the two halves of the columns on a GPU, for `reader`, if one launch
+    /// does it; else false, and nothing is done.
     pub(crate) fn gated(
         &self,
         step: &GpuStep,
-        activation: u32,
+        (activation, reader): (u32, &Self),
         [x, out]: [&Tensor; 2],
     ) -> Result<bool> {
-        self.on_gpu.as_ref().map_or(Ok(false), |parts| parts.gated((step, activation), out, x))
+        let Some(parts) = &self.on_gpu else { return Ok(false) };
+        parts.gated((step, activation, reader.takes_copies()), out, x)
     }
 
     /// x: `[tokens, in]`; the product is written into out, `[tokens, out]`. Both f32, contiguous.

@@ -86,7 +86,7 @@ impl Gated {
     /// The gated product.
     fn gate(&self, step: &GpuStep, x: &Tensor, [gate_up, gated]: [&Tensor; 2]) -> Result<()> {
         let activation = activation_code(self.activation);
-        if !self.gate_up.gated(step, activation, [x, gated])? {
+        if !self.gate_up.gated(step, (activation, &self.down), [x, gated])? {
             let from = self.gate_up.apply_fast(Some(step), [x, gate_up])?;
             step.gate(gated, (gate_up, from), (activation, self.down.takes_copies()))?;
         }

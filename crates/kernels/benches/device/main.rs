@@ -4,8 +4,9 @@
 //! Inputs are as many sets as make 400 MB, so that no cache of the GPU helps; all sets are one
 //! graph, and a time is the median of eleven replays over the number of sets.
 //!
-//! With the argument `dense` it times the kernels over 16-bit pages instead, with `cuts` the shapes
-//! between 32k and 1M tokens by the pages of a part: what the product's rule is read from.
+//! With the argument `dense` it times the kernels over 16-bit pages instead, with `products` those
+//! of few rows with matrices, with `cuts` the shapes between 32k and 1M tokens by the pages of a
+//! part: what the product's rule is read from.
 //! Arguments like `8x16384` are shapes of decode steps in place of the table's.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
@@ -14,6 +15,7 @@
 mod cases;
 mod dense;
 mod gpu;
+mod products;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -61,6 +63,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{}: copy {:.3} TB/s", stream.context().name()?, copy / 1e12);
     if std::env::args().any(|argument| argument == "dense") {
         return dense::print(&stream, copy);
+    }
+    if std::env::args().any(|argument| argument == "products") {
+        return products::print(&stream, copy);
     }
     if std::env::args().any(|argument| argument == "cuts") {
         return cuts(&stream);

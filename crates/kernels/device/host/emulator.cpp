@@ -143,6 +143,9 @@ static void layout() {
   FIELD(KvGateParams, from), FIELD(KvMatvecParams, rows);
   FIELD(KvMatvecParams, input), FIELD(KvMatvecParams, output), FIELD(KvMatvecParams, stride);
   FIELD(KvMatvecParams, numbers), FIELD(KvMatvecParams, wide), FIELD(KvMatvecParams, gate);
+  FIELD(KvSkinnyParams, rows), FIELD(KvSkinnyParams, input), FIELD(KvSkinnyParams, output);
+  FIELD(KvSkinnyParams, stride), FIELD(KvSkinnyParams, numbers), FIELD(KvSkinnyParams, results);
+  FIELD(KvSkinnyParams, gate), FIELD(KvSkinnyParams, tiles), FIELD(KvSkinnyParams, stages);
   FIELD(KvLookupParams, hidden), FIELD(KvLookupParams, vocab);
   FIELD(KvLookupParams, numbers), FIELD(KvLookupParams, scale), FIELD(KvPickParams, width);
   FIELD(KvPickParams, tokens), FIELD(KvPlaceParams, width), FIELD(KvPlaceParams, stride);
@@ -161,7 +164,7 @@ static void layout() {
 #define SIZE(S) printf("%s size 0 %zu\n", #S, sizeof(S))
   SIZE(KvRotateParams), SIZE(KvPagesParams), SIZE(KvRow), SIZE(KvPart), SIZE(KvAttendParams);
   SIZE(KvNormParams), SIZE(KvAnglesParams), SIZE(KvSplitParams), SIZE(KvGateParams);
-  SIZE(KvMatvecParams);
+  SIZE(KvMatvecParams), SIZE(KvSkinnyParams);
   SIZE(KvLookupParams), SIZE(KvPickParams), SIZE(KvPlaceParams), SIZE(KvCastParams);
   SIZE(KvBiasParams), SIZE(KvSoftCapParams), SIZE(KvSampleRow), SIZE(KvSampleParams);
   SIZE(KvAppendParams), SIZE(KvDenseRow), SIZE(KvDenseParams);

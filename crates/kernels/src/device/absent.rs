@@ -143,6 +143,19 @@ impl Queue {
         match *self {}
     }
 
+    pub(in crate::device) fn takes_skinny(&self, _: [&Place<'_>; 2], _: GpuMatmul) -> bool {
+        match *self {}
+    }
+
+    pub(in crate::device) fn skinny(
+        &self,
+        program: &Program,
+        places: [&Place<'_>; 3],
+        product: (GpuMatmul, Option<u32>),
+    ) -> Result<(), GpuError> {
+        match *self {}
+    }
+
     pub(in crate::device) fn matmul(
         &self,
         out: &Place<'_>,

@@ -16,17 +16,20 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut
 use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
-    BULK_GROUPS, BULK_SHARED_BYTES, FEW_GROUPS, Kernel, Params, Spec, WGMMA_THREADS,
-    dense_shared_bytes, few_shared_bytes, has_bulk, has_wgmma, ops_program, override_program,
-    override_shared_bytes, program, wgmma_shared_bytes, with_dense_override, with_wgmma_override,
+    BULK_GROUPS, BULK_SHARED_BYTES, FEW_GROUPS, GpuMatmul, Kernel, Params, SKINNY_SHARED_BYTES,
+    Spec, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes, has_bulk, has_wgmma, ops_program,
+    override_program, override_shared_bytes, program, wgmma_shared_bytes, with_dense_override,
+    with_skinny, with_wgmma_override,
 };
 
 mod module;
 pub(super) mod queue;
 mod results;
+mod skinny;
 mod staging;
 
 use module::{Entry, Launch, Module};
+use skinny::Skinny;
 
 /// The compute capability that `with_wgmma_override` is written for.
 const WGMMA: (i32, i32) = (9, 0);
@@ -129,7 +132,13 @@ impl CudaProgram {
 
     /// The kernels of a model.
     pub fn ops(stream: &Arc<CudaStream>, compiled: Option<&Path>) -> Result<Self, CudaError> {
-        Self::loaded(stream, &ops_program(), &Kernel::OPS, compiled)
+        if stream.context().compute_capability()? != WGMMA {
+            return Self::loaded(stream, &ops_program(), &Kernel::OPS, compiled);
+        }
+        let kernels: Vec<_> = Kernel::OPS.into_iter().chain([Kernel::Skinny]).collect();
+        let program = Self::loaded(stream, &with_skinny(&ops_program()), &kernels, compiled)?;
+        program.entries[&Kernel::Skinny].allow_shared(SKINNY_SHARED_BYTES as u32)?;
+        Ok(program)
     }
 
     /// A text's entry points, compiled or taken from the folder of compiled programs.
@@ -219,8 +228,29 @@ impl CudaProgram {
         };
         // SAFETY: the caller's promise.
         Ok(unsafe {
-            let launch = Launch { grid, threads, shared, early };
+            let launch = Launch { grid, threads, shared, early, maps: &[] };
             self.entries[&kernel].launch(&self.stream, launch, addresses, words)
+        }?)
+    }
+
+    /// Puts a product of few rows on the stream, of a model's kernels on compute capability 9.0.
+    /// places: addresses of results, activations and weights.
+    ///
+    /// # Safety
+    /// They must hold the matrices of the shape, weights with a gate twice as many rows.
+    pub unsafe fn skinny(
+        &self,
+        [out, x, weights]: [u64; 3],
+        (shape, gate): (GpuMatmul, Option<u32>),
+    ) -> Result<(), CudaError> {
+        let skinny = Skinny::new(shape, gate, self.multiprocessors);
+        let maps = skinny.maps(x, weights)?;
+        // As of any launch but `encode`.
+        self.packed.store(false, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        Ok(unsafe {
+            let (entry, words) = (&self.entries[&Kernel::Skinny], skinny.params().words());
+            entry.launch(&self.stream, skinny.launch(&maps), std::iter::once(out), &words)
         }?)
     }
 }

@@ -218,6 +218,22 @@ impl Queue {
         false
     }
 
+    /// Whether a product is for `skinny`; never.
+    #[expect(clippy::unused_self, reason = "as on other GPUs")]
+    pub(in crate::device) fn takes_skinny(&self, _: [&Place<'_>; 2], _: GpuMatmul) -> bool {
+        false
+    }
+
+    #[expect(clippy::unused_self, reason = "as on other GPUs")]
+    pub(in crate::device) fn skinny(
+        &self,
+        _: &Program,
+        _: [&Place<'_>; 3],
+        _: (GpuMatmul, Option<u32>),
+    ) -> Result<(), GpuError> {
+        Err(GpuError::NotBuilt)
+    }
+
     pub(in crate::device) fn matmul(
         &self,
         out: &Place<'_>,

@@ -69,7 +69,8 @@ mod ops;
 
 pub use ops::{
     AnglesParams, BiasParams, CastParams, GateParams, LookupParams, MatvecParams, NormParams,
-    PickParams, PlaceParams, SampleParams, SampleRowParams, SoftCapParams, SplitParams,
+    PickParams, PlaceParams, SampleParams, SampleRowParams, SkinnyParams, SoftCapParams,
+    SplitParams,
 };
 
 params! {

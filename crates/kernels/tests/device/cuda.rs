@@ -9,12 +9,12 @@ use cudarc::driver::{CudaSlice, CudaStream};
 use kvant_kernels::device::cuda::{CudaBuffer, CudaProgram, compile, first_gpu};
 use kvant_kernels::device::{
     Activations, DENSE_FEW, Kernel, Params, Spec, has_wgmma, ops_program, override_program,
-    program, with_dense_override, with_wgmma_override,
+    program, with_dense_override, with_skinny, with_wgmma_override,
 };
 
 use crate::machine::{Buffer, Machine, covered};
 use crate::random::widths;
-use crate::{append, attend, dense, encode, ops, rotate, sample};
+use crate::{append, attend, dense, encode, ops, rotate, sample, skinny};
 
 static GPU: LazyLock<Option<Arc<CudaStream>>> = LazyLock::new(|| {
     let gpu = first_gpu();
@@ -26,7 +26,7 @@ static GPU: LazyLock<Option<Arc<CudaStream>>> = LazyLock::new(|| {
 });
 
 /// One check at a time has the GPU.
-static TURN: Mutex<()> = Mutex::new(());
+pub(crate) static TURN: Mutex<()> = Mutex::new(());
 
 struct Gpu {
     stream: Arc<CudaStream>,
@@ -119,6 +119,31 @@ fn kernels_of_a_model() {
     }
 }
 
+/// A kernel of compute capability 9.0.
+fn with_skinny_products(check: impl Fn(&Arc<CudaStream>)) {
+    let Some(stream) = &*GPU else { return };
+    if stream.context().compute_capability().unwrap() == (9, 0) {
+        check(stream);
+    } else {
+        eprintln!("skipped: not of compute capability 9.0");
+    }
+}
+
+#[test]
+fn products_of_few_rows_at_the_edges() {
+    with_skinny_products(|stream| skinny::check_shapes(stream, &skinny::EDGES));
+}
+
+#[test]
+fn products_of_few_rows_of_models() {
+    with_skinny_products(|stream| skinny::check_shapes(stream, &skinny::MODELS));
+}
+
+#[test]
+fn products_behind_norms() {
+    with_skinny_products(skinny::check_queue);
+}
+
 #[test]
 fn rotations() {
     on_gpu(|make| rotate::check(make));
@@ -209,6 +234,7 @@ fn every_text_compiles() {
         eprintln!("skipped: no run-time compiler of CUDA");
         return;
     }
+    compile(&with_skinny(&ops_program()), "sm_90a").unwrap_or_else(|e| panic!("{e}"));
     for architecture in ["sm_80", "sm_90a"] {
         compile(&ops_program(), architecture).unwrap_or_else(|e| panic!("{e}"));
     }

@@ -3,8 +3,8 @@
 use kvant_kernels::device::{
     AnglesParams, AppendParams, AttendParams, BiasParams, CastParams, DenseParams, DenseRowParams,
     GateParams, LookupParams, MatvecParams, NormParams, PagesParams, Params, PartParams,
-    PickParams, PlaceParams, RotateParams, RowParams, SampleParams, SampleRowParams, SoftCapParams,
-    SplitParams,
+    PickParams, PlaceParams, RotateParams, RowParams, SampleParams, SampleRowParams, SkinnyParams,
+    SoftCapParams, SplitParams,
 };
 
 use crate::emulator::Emulator;
@@ -30,6 +30,7 @@ fn sizes_and_offsets_are_equal() {
         lines::<SplitParams>(),
         lines::<GateParams>(),
         lines::<MatvecParams>(),
+        lines::<SkinnyParams>(),
         lines::<LookupParams>(),
         lines::<PickParams>(),
         lines::<PlaceParams>(),

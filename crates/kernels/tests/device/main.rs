@@ -19,4 +19,6 @@ mod ops;
 mod random;
 mod rotate;
 mod sample;
+#[cfg(feature = "cuda")]
+mod skinny;
 mod strict;

@@ -2,6 +2,9 @@
 
 mod products;
 
+#[cfg(feature = "cuda")]
+pub(crate) use products::activation;
+
 use half::{bf16, f16};
 use kvant_kernels::device::{
     AnglesParams, BiasParams, CastParams, ELSEWHERE, Kernel, LookupParams, NormParams, Params,

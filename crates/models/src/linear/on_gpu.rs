@@ -170,10 +170,10 @@ impl GpuParts {
 impl GpuParts {
     /// The gated product of x with a matrix of gates and one of what they gate, in one launch, if
     /// the GPU has a kernel for so few rows; else false, and nothing is done. x: `[rows, input]`,
-    /// out: `[rows, output / 2]`.
+    /// out: `[rows, output / 2]`, which may be left as the 16-bit numbers that its reader takes.
     pub(super) fn gated(
         &self,
-        (step, activation): (&GpuStep, u32),
+        (step, activation, reader): (&GpuStep, u32, Option<Activations>),
         out: &Tensor,
         x: &Tensor,
     ) -> Result<bool> {
@@ -187,15 +187,28 @@ impl GpuParts {
         let (rows, results) = (x.dim(0)?, Activations::F32);
         let shape = GpuMatmul { rows, input: self.input, output, stride: output, numbers, results };
         let weights = Place::buffer(&matrix.memory, 0).map_err(Error::wrap)?;
-        let x_place = Place::tensor(x).map_err(Error::wrap)?;
+        let [x_place, out_place] = [Place::tensor(x), Place::tensor(out)];
+        let (x_place, out_place) = (x_place.map_err(Error::wrap)?, out_place.map_err(Error::wrap)?);
+        if step.gpu().takes_skinny([&x_place, &weights], shape) {
+            let narrow = step.narrow(x, numbers)?;
+            let instead = reader == Some(numbers);
+            let shape = if instead { GpuMatmul { results: numbers, ..shape } } else { shape };
+            let product = (shape, Some(activation));
+            step.gpu()
+                .matmul_skinny(&out_place, &narrow, &weights, product)
+                .map_err(Error::wrap)?;
+            if instead {
+                step.narrowed_itself(out, numbers);
+            }
+            return Ok(true);
+        }
         if !step.gpu().takes_few([&x_place, &weights], shape) {
             return Ok(false);
         }
         let copy = step.copy(x, numbers)?;
         let few = GpuFew { shape, wide: copy.is_none(), gate: Some(activation) };
-        let out = Place::tensor(out).map_err(Error::wrap)?;
         let x = copy.unwrap_or(x_place);
-        step.gpu().matmul_few(&out, &x, &weights, few).map_err(Error::wrap)?;
+        step.gpu().matmul_few(&out_place, &x, &weights, few).map_err(Error::wrap)?;
         Ok(true)
     }
 }

@@ -11,6 +11,7 @@ use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMI
 use cudarc::driver::sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
 use cudarc::driver::sys::{
     self, CUfunction, CUlaunchAttribute, CUlaunchAttributeValue, CUlaunchConfig, CUmodule,
+    CUtensorMap,
 };
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result as driver};
 
@@ -18,6 +19,8 @@ use super::Kernel;
 
 /// The most buffers of a kernel.
 const MAX_BUFFERS: usize = 16;
+/// The most tensor maps, which are its first arguments.
+const MAX_MAPS: usize = 2;
 /// The most words of a struct of arguments; the driver copies as many as the kernel's own has.
 const MAX_WORDS: usize = 32;
 
@@ -34,7 +37,7 @@ pub(super) struct Entry(CUfunction);
 
 /// How a kernel is launched.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Launch {
+pub(super) struct Launch<'a> {
     pub(super) grid: [usize; 3],
     /// Of a group.
     pub(super) threads: usize,
@@ -42,7 +45,12 @@ pub(super) struct Launch {
     pub(super) shared: u32,
     /// Whether its groups may become resident before the launch in front of it is done.
     pub(super) early: bool,
+    /// Its first arguments.
+    pub(super) maps: &'a [TensorMap],
 }
+
+/// A matrix as the copy engine knows it.
+pub(super) type TensorMap = CUtensorMap;
 
 // SAFETY: handles of the driver, which any thread may use.
 unsafe impl Send for Module {}
@@ -89,26 +97,31 @@ impl Entry {
     /// Puts the kernel on the stream, with buffers by their addresses on the GPU.
     ///
     /// # Safety
-    /// Buffers must be those that the kernel's comment lists, in order and as large as it says for
-    /// the words of its arguments, and page numbers within them.
+    /// Maps and buffers must be those that the kernel's comment lists, in order and as large as it
+    /// says for the words of its arguments, and page numbers within them.
     pub(super) unsafe fn launch(
         self,
         stream: &CudaStream,
-        launch: Launch,
+        launch: Launch<'_>,
         addresses: impl Iterator<Item = u64>,
         words: &[u32],
     ) -> Result<(), DriverError> {
         let mut params = [0_u32; MAX_WORDS];
         params[..words.len()].copy_from_slice(words);
         let mut buffers = [0_u64; MAX_BUFFERS];
-        let mut arguments = [std::ptr::null_mut::<c_void>(); MAX_BUFFERS + 1];
-        let mut count = 0;
-        for address in addresses {
-            buffers[count] = address;
-            arguments[count] = (&raw mut buffers[count]).cast();
-            count += 1;
+        let mut arguments = [std::ptr::null_mut::<c_void>(); MAX_MAPS + MAX_BUFFERS + 1];
+        let mut next = arguments.iter_mut();
+        let mut add = |argument| {
+            *next.next().expect("kernels have no more arguments") = argument;
+        };
+        for map in launch.maps {
+            add((&raw const *map).cast_mut().cast());
         }
-        arguments[count] = (&raw mut params).cast();
+        for (buffer, address) in buffers.iter_mut().zip(addresses) {
+            *buffer = address;
+            add((&raw mut *buffer).cast());
+        }
+        add((&raw mut params).cast());
         let mut early = CUlaunchAttribute {
             id: CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],

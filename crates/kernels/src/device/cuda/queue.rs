@@ -25,7 +25,7 @@ use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
 pub(in crate::device) use super::results::Results;
 use super::staging::Staging;
-use super::{CudaError, CudaProgram};
+use super::{CudaError, CudaProgram, WGMMA, skinny};
 use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place, Spec};
 
 /// Workspace of cuBLAS: what its maker advises for GPUs of sm_90.
@@ -226,10 +226,26 @@ impl Queue {
     /// Whether a product of a few rows is for `matvec`, which reads weights faster than cuBLAS.
     #[expect(clippy::unused_self, reason = "as the other calls")]
     pub(in crate::device) fn takes_matvec(&self, ends: [&Place<'_>; 2], shape: GpuMatmul) -> bool {
-        let aligned = ends.iter().all(|place| place.memory.0.is_multiple_of(16));
         let narrow = shape.numbers != Activations::F32 && shape.input.is_multiple_of(8);
         let wide = shape.results == Activations::F32;
-        shape.rows <= MATVEC_ROWS && narrow && aligned && wide
+        shape.rows <= MATVEC_ROWS && narrow && wide && aligned(ends)
+    }
+
+    /// Whether a product is for `skinny`.
+    pub(in crate::device) fn takes_skinny(&self, ends: [&Place<'_>; 2], shape: GpuMatmul) -> bool {
+        self.capability == WGMMA && skinny::takes(shape) && aligned(ends)
+    }
+
+    #[expect(clippy::unused_self, reason = "other GPUs launch through their queue")]
+    pub(in crate::device) fn skinny(
+        &self,
+        program: &Program,
+        places: [&Place<'_>; 3],
+        product: (GpuMatmul, Option<u32>),
+    ) -> Result<(), GpuError> {
+        let addresses = places.map(|place| place.memory.0);
+        // SAFETY: `Gpu` checked that the places hold the matrices.
+        Ok(unsafe { program.skinny(addresses, product) }?)
     }
 
     pub(in crate::device) fn matmul(
@@ -336,6 +352,11 @@ impl<'a> PlaceMemory<'a> {
         let at = layout.start_offset() * tensor.dtype().size_in_bytes();
         Ok(Self(address + at as u64, PhantomData))
     }
+}
+
+/// Whether numbers begin where kernels read 16 bytes at once.
+fn aligned(places: [&Place<'_>; 2]) -> bool {
+    places.iter().all(|place| place.memory.0.is_multiple_of(16))
 }
 
 /// Memory that is freed stays with the pool of the device, also over a wait.

@@ -106,6 +106,30 @@ params! {
 }
 
 params! {
+    /// Of `skinny`.
+    SkinnyParams as "KvSkinnyParams" {
+        /// One to [`SKINNY_ROWS`](crate::device::SKINNY_ROWS).
+        rows: u32,
+        /// Numbers of a row, a multiple of 8.
+        input: u32,
+        /// Results of a row.
+        output: u32,
+        /// Numbers from one row of results to the next.
+        stride: u32,
+        /// Of rows and weights: `Activations` as a number, of 16 bits.
+        numbers: u32,
+        /// Of results: `Activations` as a number.
+        results: u32,
+        /// As of `matvec`.
+        gate: u32,
+        /// Of columns of the matrix, in all.
+        tiles: u32,
+        /// Of the ring of stages of a group.
+        stages: u32,
+    }
+}
+
+params! {
     /// Of `lookup`.
     LookupParams as "KvLookupParams" {
         /// Numbers of a row.

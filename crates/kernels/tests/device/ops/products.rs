@@ -106,7 +106,7 @@ fn check_matvec(machine: &impl Machine, params: MatvecParams) {
 }
 
 /// SiLU (0), or GELU by tanh (1).
-fn activation(which: u32, x: f64) -> f64 {
+pub(crate) fn activation(which: u32, x: f64) -> f64 {
     if which == 0 {
         return x / (1.0 + (-x).exp());
     }
