@@ -273,7 +273,7 @@ KV_KERNEL(kv_attend_few, 128)
 KV_KERNEL(kv_merge, 128)
 (KV_IN(float, sums, 0), KV_IN(float, ends, 1), KV_IN(KvDenseRow, rows, 2), KV_OUT(float, out, 3),
  KV_ARGS(KvDenseParams, args, 4) KV_IDS) {
-  KV_BEGIN
+  KV_BEGIN_AHEAD
   if (kv_group.y >= rows[kv_group.z].tokens) return;
   const kv_size vector = (kv_size(rows[kv_group.z].query) + kv_group.y) * args.q_heads + kv_group.x;
   const kv_size from = vector * args.parts;

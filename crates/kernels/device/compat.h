@@ -48,6 +48,7 @@ using namespace metal;
   , uint3 kv_group [[threadgroup_position_in_grid]], uint kv_tid [[thread_index_in_threadgroup]]
 #define KV_BEGIN const uint kv_lane = kv_tid & 31u, kv_simd = kv_tid >> 5;
 #define KV_BEGIN_EARLY KV_BEGIN
+#define KV_BEGIN_AHEAD KV_BEGIN
 KV_FN void kv_await() {}
 KV_FN void kv_release() {}
 
@@ -103,14 +104,20 @@ typedef unsigned long long kv_size;
 #define KV_BEGIN                                                                                   \
   KV_BEGIN_EARLY                                                                                   \
   kv_await(), kv_release();
+// For a kernel behind which products come, or what waits at once, see below.
+#define KV_BEGIN_AHEAD                                                                             \
+  KV_BEGIN_EARLY                                                                                   \
+  kv_release(), kv_await();
 // For a kernel that can do something before what the launch in front of it wrote is there.
 #define KV_BEGIN_EARLY                                                                             \
   const uint3 kv_group = blockIdx;                                                                 \
   const uint kv_tid = threadIdx.x, kv_lane = kv_tid & 31u, kv_simd = kv_tid >> 5;                  \
   (void)kv_group, (void)kv_tid, (void)kv_lane, (void)kv_simd;
 // Behind kv_await all that earlier launches wrote is there. Behind kv_release of all its groups
-// those of the next launch may become resident, up to their own kv_await; never before kv_await,
-// so that whatever is two launches back is done and seen (but kv_encode, see there).
+// those of the next launch may become resident, up to their own kv_await; not before kv_await, so
+// that whatever is two launches back is done and seen. But where a product is next, which reads
+// weights there and nothing else, its copies begin while the launch in front of both ends
+// (KV_BEGIN_AHEAD, kv_norm); and kv_encode, see there.
 #if __CUDA_ARCH__ >= 900
 KV_FN void kv_await() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
 KV_FN void kv_release() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }

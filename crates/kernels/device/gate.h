@@ -83,7 +83,7 @@ KV_FN void kv_gate_one(KV_DEVICE const float *x, KV_DEVICE float *out, KV_DEVICE
 KV_KERNEL(kv_gate, 128)
 (KV_IN(float, x, 0), KV_OUT(float, out, 1), KV_OUT(ushort, narrow, 2),
  KV_ARGS(KvGateParams, args, 3) KV_IDS) {
-  KV_BEGIN
+  KV_BEGIN_AHEAD
   const uint base = kv_group.x * KV_GATE_EIGHTS * KV_GATE_STEP, first = base + 8u * kv_tid;
   if (args.width % 8u != 0u) {
     const uint end = base + KV_GATE_EIGHTS * KV_GATE_STEP;

@@ -107,7 +107,7 @@ KV_FN void kv_norm_row(KV_DEVICE float *x, KV_DEVICE float *normed, KV_DEVICE co
   float v[KV_ROW_AHEAD], more[KV_ROW_AHEAD], gains[KV_ROW_AHEAD];
   // Weights never change: they are on their way before the row is there.
   kv_row_ahead<FOURS>(weight, first, width, gains);
-  kv_await(), kv_release();
+  kv_release(), kv_await(); // a product is next
   if (add == 2u) {
     for (uint base = first; base < end; base += all) {
       kv_row_ahead_from<FOURS>(delta, at, base, width, args.from, more);

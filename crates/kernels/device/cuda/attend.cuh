@@ -50,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(32 * KV_WARPS, KV_OCCUPANCY)
       kv_bulk(stage + KV_VALUES_BYTE, tile + KV_VALUES_BYTE, KV_VALUE_BYTES, value_bar);
     }
   }
-  kv_await(); // packed pages and lists are older than the launch in front
+  kv_await(), kv_release(); // packed pages and lists are older than the launch in front
   // The vector of a thread wherever 16 lanes hold one.
   const uint own = kv_tid >> 4, own_token = (first + own) / q_group;
   const kv_size own_at =
