@@ -2,13 +2,10 @@
 //! queue, beside those of cuBLAS and the bandwidth of a copy.
 
 use std::error::Error;
-use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::cublas::sys::{self as blas, cublasComputeType_t, cublasGemmAlgo_t, cudaDataType};
-use cudarc::cublas::{CudaBlas, result};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
-use kvant_kernels::device::cuda::CudaProgram;
+use kvant_kernels::device::cuda::{CudaLibrary, CudaProgram};
 use kvant_kernels::device::{Activations, GpuMatmul};
 
 use crate::gpu::replay;
@@ -24,8 +21,6 @@ const MATRICES: [(&str, usize, usize); 5] = [
 const ROWS: [usize; 6] = [1, 4, 8, 16, 24, 32];
 /// Bytes that all copies of a matrix have at least.
 const ENOUGH: usize = 400_000_000;
-/// Workspace of cuBLAS, as the product has it.
-const BLAS_BYTES: usize = 32 << 20;
 
 /// A line for each matrix and number of rows; `copy` is in bytes a second.
 pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Result<(), Box<dyn Error>> {
@@ -34,11 +29,7 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Result<(), Box<dyn E
         return Ok(());
     }
     let program = CudaProgram::ops(stream, None)?;
-    let library = CudaBlas::new(stream.clone())?;
-    let workspace = stream.alloc_zeros::<u8>(BLAS_BYTES)?;
-    let memory = workspace.device_ptr(stream).0 as *mut c_void;
-    // SAFETY: the memory lives as long as the handle.
-    unsafe { blas::cublasSetWorkspace_v2(*library.handle(), memory, BLAS_BYTES) }.result()?;
+    let library = CudaLibrary::new(stream)?;
     println!("products of bf16, us, share of copy; cuBLAS's, us");
     for (name, columns, input) in MATRICES {
         let bytes = 2 * columns * input;
@@ -64,7 +55,10 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Result<(), Box<dyn E
             })?;
             let others = each(&|matrix| {
                 let places = [place(&out), place(&x), matrix];
-                Ok(gemm(&library, places, [rows, columns, input])?)
+                let (output, results) = (columns, Activations::F32);
+                let plain = GpuMatmul { output, stride: columns, results, ..shape };
+                // SAFETY: as above.
+                Ok(unsafe { library.matmul(places, plain) }?)
             })?;
             let share = bytes as f64 / own / copy;
             let [own, others] = [own, others].map(|seconds| seconds * 1e6);
@@ -78,40 +72,4 @@ pub(crate) fn print(stream: &Arc<CudaStream>, copy: f64) -> Result<(), Box<dyn E
 fn noise(stream: &Arc<CudaStream>, bytes: usize) -> Result<CudaSlice<u8>, Box<dyn Error>> {
     let pattern: Vec<u8> = (0..bytes).map(|at| if at % 2 == 0 { at as u8 } else { 0x3C }).collect();
     Ok(stream.clone_htod(&pattern)?)
-}
-
-/// The plain product by cuBLAS, of f32.
-fn gemm(
-    library: &CudaBlas,
-    [out, x, weights]: [u64; 3],
-    [rows, columns, input]: [usize; 3],
-) -> Result<(), result::CublasError> {
-    let [rows, columns, input] = [rows, columns, input].map(|n| n as i32);
-    let [out, x, weights] = [out, x, weights].map(|place| place as *mut c_void);
-    let (one, zero) = (1.0_f32, 0.0_f32);
-    let kind = cudaDataType::CUDA_R_16BF;
-    // SAFETY: the buffers have the sizes of the shape.
-    unsafe {
-        result::gemm_ex(
-            *library.handle(),
-            blas::cublasOperation_t::CUBLAS_OP_T,
-            blas::cublasOperation_t::CUBLAS_OP_N,
-            columns,
-            rows,
-            input,
-            (&raw const one).cast(),
-            weights,
-            kind,
-            input,
-            x,
-            kind,
-            input,
-            (&raw const zero).cast(),
-            out,
-            cudaDataType::CUDA_R_32F,
-            columns,
-            cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-        )
-    }
 }

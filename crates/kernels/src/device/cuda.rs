@@ -22,12 +22,14 @@ use super::{
     with_skinny, with_wgmma_override,
 };
 
+mod library;
 mod module;
 pub(super) mod queue;
 mod results;
 mod skinny;
 mod staging;
 
+pub use library::{CudaLibrary, LibraryError};
 use module::{Entry, Launch, Module};
 use skinny::Skinny;
 

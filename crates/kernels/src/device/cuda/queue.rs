@@ -1,8 +1,7 @@
 //! What is behind `Gpu` on NVIDIA GPUs: candle's stream, memory of its pool, and cuBLAS.
 
-#![expect(unsafe_code, reason = "calls of the driver and of cuBLAS")]
+#![expect(unsafe_code, reason = "calls of the driver and of cuBLAS, launches of kernels")]
 
-use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -13,8 +12,6 @@ use std::time::Duration;
 
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{Device, Storage, Tensor};
-use cudarc::cublas::sys as blas;
-use cudarc::cublas::{CudaBlas, result as cublas};
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
 use cudarc::driver::sys::CUevent_flags_enum::CU_EVENT_DEFAULT;
@@ -25,19 +22,14 @@ use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr};
 
 pub(in crate::device) use super::results::Results;
 use super::staging::Staging;
-use super::{CudaError, CudaProgram, WGMMA, skinny};
+use super::{CudaError, CudaLibrary, CudaProgram, LibraryError, WGMMA, skinny};
 use crate::device::{Activations, Arg, GpuError, GpuMatmul, Kernel, MATVEC_ROWS, Place, Spec};
-
-/// Workspace of cuBLAS: what its maker advises for GPUs of sm_90.
-const BLAS_BYTES: usize = 32 << 20;
 
 /// A stream, and what runs on it.
 pub(in crate::device) struct Queue {
     stream: Arc<CudaStream>,
-    blas: CudaBlas,
+    library: CudaLibrary,
     staging: Staging,
-    /// Kept for cuBLAS.
-    _blas_memory: CudaSlice<u8>,
     name: String,
     multiprocessors: usize,
     /// Compute capability.
@@ -75,28 +67,13 @@ impl Queue {
         unsafe { device.disable_event_tracking() };
         let stream = device.cuda_stream();
         keep_freed_memory(&stream)?;
-        let blas = CudaBlas::new(stream.clone()).map_err(refused)?;
-        let blas_memory = stream.alloc_zeros::<u8>(BLAS_BYTES)?;
-        let (memory, _) = blas_memory.device_ptr(&stream);
-        // SAFETY: the memory lives as long as the handle.
-        unsafe { blas::cublasSetWorkspace_v2(*blas.handle(), memory as *mut c_void, BLAS_BYTES) }
-            .result()
-            .map_err(refused)?;
+        let library = CudaLibrary::new(&stream)?;
         let context = stream.context();
         let name = context.name()?;
         let capability = context.compute_capability()?;
         let multiprocessors = context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize;
         let (packed, staging) = (Arc::default(), Staging::new(&stream)?);
-        Ok(Self {
-            stream,
-            blas,
-            staging,
-            _blas_memory: blas_memory,
-            name,
-            multiprocessors,
-            capability,
-            packed,
-        })
+        Ok(Self { stream, library, staging, name, multiprocessors, capability, packed })
     }
 
     pub(in crate::device) fn name(&self) -> &str {
@@ -256,41 +233,9 @@ impl Queue {
         shape: GpuMatmul,
     ) -> Result<(), GpuError> {
         self.stream.context().bind_to_thread()?;
-        let GpuMatmul { rows, input, output, stride, numbers, results } = shape;
-        let [rows, input, output, stride] = [rows, input, output, stride].map(|n| n as i32);
-        let [kind, results] = [numbers, results].map(|numbers| match numbers {
-            Activations::F32 => blas::cudaDataType::CUDA_R_32F,
-            Activations::F16 => blas::cudaDataType::CUDA_R_16F,
-            Activations::BF16 => blas::cudaDataType::CUDA_R_16BF,
-        });
-        let [out, x, weights] = [out, x, weights].map(|place| place.memory.0 as *mut c_void);
-        let (one, zero) = (1.0_f32, 0.0_f32);
-        // SAFETY: `Gpu` checked that the places hold the matrices. To cuBLAS they are columns:
-        // outᵀ = weights · xᵀ.
-        unsafe {
-            cublas::gemm_ex(
-                *self.blas.handle(),
-                blas::cublasOperation_t::CUBLAS_OP_T,
-                blas::cublasOperation_t::CUBLAS_OP_N,
-                output,
-                rows,
-                input,
-                (&raw const one).cast(),
-                weights,
-                kind,
-                input,
-                x,
-                kind,
-                input,
-                (&raw const zero).cast(),
-                out,
-                results,
-                stride,
-                blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
-                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        }
-        .map_err(refused)
+        let places = [out, x, weights].map(|place| place.memory.0);
+        // SAFETY: `Gpu` checked that the places hold the matrices.
+        Ok(unsafe { self.library.matmul(places, shape) }?)
     }
 
     pub(in crate::device) fn synchronize(&self) -> Result<(), GpuError> {
@@ -376,8 +321,10 @@ fn keep_freed_memory(stream: &Arc<CudaStream>) -> Result<(), GpuError> {
     Ok(())
 }
 
-fn refused(error: cudarc::cublas::result::CublasError) -> GpuError {
-    GpuError::Driver(error.to_string())
+impl From<LibraryError> for GpuError {
+    fn from(error: LibraryError) -> Self {
+        Self::Driver(error.to_string())
+    }
 }
 
 impl From<CudaError> for GpuError {
