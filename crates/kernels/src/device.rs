@@ -42,6 +42,8 @@ const GROUP_THREADS: usize = 128;
 const ROW_THREADS: usize = 512;
 /// Threads of a group of the `attend_dense` of [`with_wgmma_override`].
 pub const WGMMA_THREADS: usize = 384;
+/// Numbers of a token's head that it copies at once.
+pub const WGMMA_BOX: usize = 64;
 /// Vectors that a group of `rotate` and `restore` takes.
 pub const GROUP_VECTORS: usize = 8;
 /// Rows that `matvec` takes at most.

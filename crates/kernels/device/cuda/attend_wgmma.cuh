@@ -1,76 +1,9 @@
 // attend_dense for NVIDIA GPUs of compute capability 9.0 and heads of 64 or 128 numbers: the entry,
 // parameters and results of attend_dense.cuh; blocks of at most 16 query vectors go its road.
-// Three warpgroups: two have 64 query vectors each, the third copies. Keys and values come by tiles
-// of two pages through two stages each, so products of a tile's keys run beside those of the last
-// tile's values, and weights are made beside the latter.
-
-// The copies of 128 threads: those behind `waiting`, a barrier, are told of when they are there.
-struct KvWgmmaCopies {
-  uint base, waiting;
-};
-template <int LEFT> KV_FN void kv_wgmma_tell(KvWgmmaCopies &copies, uint thread) {
-  if (copies.waiting == 0u) return;
-  kv_flash_wait<LEFT>();
-  kv_publish();
-  __syncwarp();
-  if (thread % 32u == 0u) kv_bar_arrive(copies.waiting);
-  copies.waiting = 0u;
-}
-// Two pages of one side to its stage of tile `tile`; slots that nobody sees become zeros.
-KV_FN void kv_wgmma_copy(KvWgmmaCopies &copies, const ushort *rows, uint side, uint tile,
-                         const KvFlashSpan &span, uint page, uint2 numbers, uint kv_heads,
-                         uint head, uint thread) {
-  const uint stage = tile & 1u, parity = (tile >> 1 & 1u) ^ 1u;
-  const uint empty = kv_wgmma_empty(copies.base, side, stage);
-  if (!__all_sync(0xffffffffu, kv_bar_passed(empty, parity))) {
-    kv_wgmma_tell<0>(copies, thread);
-    kv_bar_wait(empty, parity);
-    __syncwarp();
-  }
-  const uint row = thread >> 4, piece = thread & 15u, pieces = KV_D / 8;
-  KV_UNROLL
-  for (uint half = 0; half < 2; ++half) {
-    const uint at = (page + half) * KV_PAGE;
-    const uint from = span.begin > at ? span.begin - at : 0u;
-    const uint to = page + half < span.last ? span.end - at : 0u;
-    const kv_size number = half == 0u ? numbers.x : numbers.y;
-    // 128 threads take 8 rows of 16 pieces, or 16 rows of 8.
-    const uint r = KV_D == 128 ? row : thread / pieces, c = KV_D == 128 ? piece : thread % pieces;
-    const ushort *of = rows + (number * kv_heads + head) * (KV_PAGE * KV_D) + r * KV_D + c * 8u;
-    const uint into = kv_wgmma_stage(copies.base, side, stage) + (c >> 3) * KV_WGMMA_HALF +
-                      (half * KV_PAGE + r) * 128u + (((c & 7u) ^ (r & 7u)) << 4);
-    constexpr uint STEP = 128u / (KV_D / 8);
-    KV_UNROLL
-    for (uint i = 0; i < KV_PAGE / STEP; ++i)
-      kv_flash_copy(into + i * STEP * 128u, of + i * STEP * KV_D,
-                    r + i * STEP >= from && r + i * STEP < to);
-  }
-  kv_flash_commit();
-  kv_wgmma_tell<1>(copies, thread);
-  copies.waiting = kv_wgmma_full(copies.base, side, stage);
-}
-
-// The warpgroup that copies; tile: those of earlier blocks.
-KV_FN void kv_wgmma_fill(KvWgmmaCopies &copies, uint &tile, const ushort *keys,
-                         const ushort *values, const uint *list, const KvFlashSpan &span,
-                         uint kv_heads, uint head, uint thread) {
-  const auto numbers = [&](uint page) {
-    uint2 two = {0, 0};
-    if (page < span.last) two.x = list[page];
-    if (page + 1u < span.last) two.y = list[page + 1u];
-    return two;
-  };
-  uint2 now = numbers(span.page), next = numbers(span.page + 2u);
-  if (span.page < span.last)
-    kv_wgmma_copy(copies, keys, 0u, tile, span, span.page, now, kv_heads, head, thread);
-  for (uint page = span.page; page < span.last; page += 2u, ++tile) {
-    const uint2 behind = numbers(page + 4u);
-    if (page + 2u < span.last)
-      kv_wgmma_copy(copies, keys, 0u, tile + 1u, span, page + 2u, next, kv_heads, head, thread);
-    kv_wgmma_copy(copies, values, 1u, tile, span, page, now, kv_heads, head, thread);
-    now = next, next = behind;
-  }
-}
+// Three warpgroups: two have 64 query vectors each, the third copies by the copy engine. Keys and
+// values come by tiles of two pages through their stages, so products of a tile's keys run beside
+// those of the last tile's values, and weights are made beside the latter. Two groups with blocks
+// side by side are a cluster and see nearly the same pages: each copies half of them, to both.
 
 // Products to weights, and what earlier sums shrink by.
 KV_FN void kv_wgmma_weights(float (&s)[16][4], KvFlashRow (&rows)[2], float unit,
@@ -120,6 +53,7 @@ KV_FN void kv_wgmma_order(const KvFlashRow (&rows)[2], uint at) {
 // What the two warpgroups with query vectors know.
 struct KvWgmmaTeam {
   uint base, team, thread; // thread: of the warpgroup
+  uint other;              // base of the other group of the cluster, if it copies too
 };
 
 // Query vectors to shared memory, by their warpgroup.
@@ -157,7 +91,7 @@ KV_FN void kv_wgmma_queries(const KvWgmmaTeam &team, uchar *memory, const float 
 // Puts the products of a tile's keys on the way.
 KV_FN void kv_wgmma_start(float (&s)[16][4], const KvWgmmaTeam &team, uint tile) {
   const kv_size a = kv_wgmma_tile(team.base + team.team * 8192u, 16u);
-  const kv_size b = kv_wgmma_tile(kv_wgmma_stage(team.base, 0u, tile & 1u), 16u);
+  const kv_size b = kv_wgmma_tile(kv_wgmma_stage(team.base, 0u, tile), 16u);
   KV_UNROLL
   for (uint k = 0; k < KV_D / 16; ++k) {
     const kv_size at = (k / 4) * (KV_WGMMA_HALF / 16) + (k % 4) * 2;
@@ -169,16 +103,47 @@ KV_FN void kv_wgmma_start(float (&s)[16][4], const KvWgmmaTeam &team, uint tile)
 // The same of its values.
 KV_FN void kv_wgmma_add(float (&sum)[KV_D / 8][4], const uint (&weights)[8][4],
                         const KvWgmmaTeam &team, uint tile) {
-  const kv_size b = kv_wgmma_tile(kv_wgmma_stage(team.base, 1u, tile & 1u), KV_WGMMA_HALF);
+  const kv_size b = kv_wgmma_tile(kv_wgmma_stage(team.base, 1u, tile), KV_WGMMA_HALF);
   KV_UNROLL
   for (uint k = 0; k < 8; ++k) kv_wgmma_sums(sum, weights[k], b + k * 128u);
   kv_wgmma_commit();
 }
 KV_FN void kv_wgmma_full_wait(const KvWgmmaTeam &team, uint side, uint tile) {
-  kv_bar_wait(kv_wgmma_full(team.base, side, tile & 1u), tile >> 1 & 1u);
+  kv_bar_wait(kv_wgmma_full(team.base, side, tile), kv_wgmma_odd(tile));
 }
+// Tells whoever fills the stage of a tile that this warp has read it.
 KV_FN void kv_wgmma_done(const KvWgmmaTeam &team, uint side, uint tile) {
-  if (team.thread % 32u == 0u) kv_bar_arrive(kv_wgmma_empty(team.base, side, tile & 1u));
+  const uint lane = team.thread % 32u;
+  if (lane == 0u) kv_bar_arrive(kv_wgmma_empty(team.base, side, tile));
+  if (lane == 1u && team.other != 0u) kv_cluster_tell(kv_wgmma_empty(team.other, side, tile));
+}
+// Slots of values that nobody sees may hold anything: they become zeros. Both warpgroups do it, so
+// that neither waits for the other. Products read them before the stage is given back.
+KV_FN void kv_wgmma_clear(const KvWgmmaTeam &team, uchar *memory, uint tile,
+                          const KvFlashSpan &span, uint at) {
+  if (at >= span.begin && at + KV_WGMMA_TOKENS <= span.end &&
+      at + KV_WGMMA_TOKENS <= span.last * KV_PAGE)
+    return;
+  const uint slot = at + team.thread;
+  if (slot < span.begin || slot >= span.end || slot >= span.last * KV_PAGE) {
+    const uint from = kv_wgmma_stage(team.base, 1u, tile) - team.base + team.thread * 128u;
+    KV_UNROLL
+    for (uint i = 0; i < KV_D / 8; ++i)
+      *(uint4 *)(memory + from + i / 8 * KV_WGMMA_HALF + i % 8 * 16) = make_uint4(0, 0, 0, 0);
+  }
+  kv_publish();
+  kv_wgmma_meet(1u + team.team, 128u);
+}
+// Takes no part in tiles from `page` to `last`.
+KV_FN void kv_wgmma_skip(const KvWgmmaTeam &team, uint &tile, uint page, uint last) {
+  for (; page < last; page += 2u, ++tile) {
+    KV_UNROLL
+    for (uint side = 0; side < 2; ++side) {
+      kv_wgmma_full_wait(team, side, tile);
+      __syncwarp();
+      kv_wgmma_done(team, side, tile);
+    }
+  }
 }
 
 // Products of a tile from `at` on to weights.
@@ -204,9 +169,9 @@ KV_FN void kv_wgmma_halves(uint (&weights)[8][4], const float (&s)[16][4]) {
 }
 
 // A warpgroup's 64 query vectors over all pages of the block; tile: those of earlier blocks.
-KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvFlashSpan &span,
-                           KvFlashRow (&rows)[2], float (&sum)[KV_D / 8][4],
-                           const KvDenseParams &args) {
+KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, uchar *memory,
+                           const KvFlashSpan &span, KvFlashRow (&rows)[2],
+                           float (&sum)[KV_D / 8][4], const KvDenseParams &args) {
   const uint j = team.thread & 3u;
   float s[16][4], shrink[2];
   uint weights[8][4];
@@ -219,11 +184,13 @@ KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvFlashSpa
   kv_wgmma_done(team, 0u, tile);
   kv_wgmma_weigh(s, rows, span, args, span.page * KV_PAGE, j, shrink);
   kv_wgmma_halves(weights, s);
-  for (uint page = span.page + 2u; page < span.last; page += 2u, ++tile) {
+  uint page = span.page + 2u;
+  for (; page < span.last; page += 2u, ++tile) {
     kv_wgmma_full_wait(team, 0u, tile + 1u);
     kv_wgmma_fence();
     kv_wgmma_start(s, team, tile + 1u);
     kv_wgmma_full_wait(team, 1u, tile);
+    kv_wgmma_clear(team, memory, tile, span, (page - 2u) * KV_PAGE);
     kv_wgmma_fence();
     kv_wgmma_add(sum, weights, team, tile);
     kv_wgmma_wait<1>();
@@ -241,6 +208,7 @@ KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvFlashSpa
     kv_wgmma_halves(weights, s);
   }
   kv_wgmma_full_wait(team, 1u, tile);
+  kv_wgmma_clear(team, memory, tile, span, (page - 2u) * KV_PAGE);
   kv_wgmma_fence();
   kv_wgmma_add(sum, weights, team, tile);
   kv_wgmma_wait<0>();
@@ -248,24 +216,16 @@ KV_FN void kv_wgmma_attend(const KvWgmmaTeam &team, uint &tile, const KvFlashSpa
   kv_wgmma_done(team, 1u, tile), ++tile;
 }
 
-// One of the two warpgroups with query vectors, over a block.
+// One of the two warpgroups with query vectors, over what a block sees of the pages that are
+// copied, those from span.page to `last`.
 KV_FN void kv_wgmma_consume(const KvWgmmaTeam &team, uint &tile, uchar *memory, const float *q,
                             const KvDenseRow &row, float *out, float *sums, float *ends,
-                            const KvDenseParams &args, const KvFlashSpan &span, uint3 where,
-                            uint first, uint here) {
+                            const KvDenseParams &args, const KvFlashSpan &span, uint last,
+                            uint3 where, uint first, uint here) {
   const uint lane = team.thread & 31u, r = lane >> 2, j = lane & 3u;
   const uint q_group = args.q_heads / args.kv_heads;
   const uint own = team.team * 64u + (team.thread >> 5) * 16u + r;
-  if (team.team * 64u >= here) {
-    for (uint page = span.page; page < span.last; page += 2u, ++tile) {
-      KV_UNROLL
-      for (uint side = 0; side < 2; ++side) {
-        kv_wgmma_full_wait(team, side, tile);
-        kv_wgmma_done(team, side, tile);
-      }
-    }
-    return;
-  }
+  if (team.team * 64u >= here) return kv_wgmma_skip(team, tile, span.page, last);
   kv_wgmma_queries(team, memory, q, row, args, where.y, first, here);
   KvFlashRow rows[2];
   float sum[KV_D / 8][4];
@@ -277,7 +237,9 @@ KV_FN void kv_wgmma_consume(const KvWgmmaTeam &team, uint &tile, uchar *memory, 
   }
   KV_UNROLL
   for (uint n = 0; n < KV_D / 8; ++n) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
-  kv_wgmma_attend(team, tile, span, rows, sum, args);
+  kv_wgmma_attend(team, tile, memory, span, rows, sum, args);
+  const uint seen = span.page < span.last ? (span.last - span.page + 1u) & ~1u : 0u;
+  kv_wgmma_skip(team, tile, span.page + seen, last);
 
   KV_UNROLL
   for (uint h = 0; h < 2; ++h) {
@@ -307,14 +269,40 @@ KV_FN void kv_wgmma_consume(const KvWgmmaTeam &team, uint &tile, uchar *memory, 
   }
 }
 
-extern "C" __global__ void __launch_bounds__(384, 1)
-    kv_attend_dense(KV_FLASH_PARAMETERS) {
+// The group's block, and whether the other group of its cluster has the one next to it, which sees
+// nearly the same: then from and to are of the query vectors of both.
+struct KvWgmmaWork {
+  KvFlashWork own;
+  bool both;
+  uint from, to;
+};
+// Of two groups of a grid the second has the block in front of the first one's.
+KV_FN KvWgmmaWork kv_wgmma_work(const KvDenseRow *rows, const KvDenseParams &args, uint3 kv_group) {
+  const uint each = args.parts * args.kv_heads, pair = kv_group.x / 2u;
+  const uint block = pair / each * 2u, rest = pair % each;
+  const auto of = [&](uint number) {
+    return kv_flash_work(rows, args, make_uint3(number * each + rest, kv_group.y, kv_group.z));
+  };
+  const KvFlashWork late = of(block), early = of(block + 1u);
+  KvWgmmaWork work;
+  work.own = kv_group.x % 2u == 0u ? late : early;
+  work.both = early.from < early.to && late.to - late.from > 16u && args.block > 16u &&
+              args.block <= KV_WGMMA_ROWS;
+  work.from = work.both ? early.from : work.own.from, work.to = work.both ? late.to : work.own.to;
+  return work;
+}
+
+// key_map, value_map: keys and values as matrices of rows of KV_D numbers, copied 64 numbers of a
+// page's rows at a time, swizzled by 128 bytes.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(384, 1)
+    kv_attend_dense(const __grid_constant__ KvTensorMap key_map,
+                    const __grid_constant__ KvTensorMap value_map, KV_FLASH_PARAMETERS) {
   KV_BEGIN
   extern __shared__ __align__(128) uchar memory[];
-  const KvFlashWork work = kv_flash_work(rows, args, kv_group);
-  const KvDenseRow &row = work.row;
-  const uint3 where = work.where;
-  const uint from = work.from, to = work.to;
+  const KvWgmmaWork work = kv_wgmma_work(rows, args, kv_group);
+  const KvDenseRow &row = work.own.row;
+  const uint3 where = work.own.where;
+  const uint from = work.own.from, to = work.own.to;
   if (from >= to) return;
   if (to - from <= 16u) {
     if (kv_tid < 128u)
@@ -323,32 +311,46 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     return;
   }
   // Eight rows of 128 bytes are an atom of the layout, at a multiple of their size.
-  const uint base = (kv_address(memory) + 1023u) & ~1023u;
-  if (kv_tid < 4u) {
-    kv_bar_init(kv_wgmma_full(base, kv_tid >> 1, kv_tid & 1u), 4u);
-    kv_bar_init(kv_wgmma_empty(base, kv_tid >> 1, kv_tid & 1u), 8u);
-    kv_publish();
+  const uint base = (kv_address(memory) + 1023u) & ~1023u, rank = kv_cluster_rank();
+  if (kv_tid < 2u * KV_WGMMA_STAGES) {
+    const uint side = kv_tid / KV_WGMMA_STAGES;
+    kv_bar_init(kv_wgmma_full(base, side, kv_tid), 1u);
+    kv_bar_init(kv_wgmma_empty(base, side, kv_tid), work.both ? 16u : 8u);
+    kv_bar_begin();
   }
   __syncthreads();
+  // The other group's barriers are there, too.
+  if (work.both) kv_cluster_arrive(), kv_cluster_wait();
+  const auto block = [&](uint first) {
+    return to - first < KV_WGMMA_ROWS ? to - first : KV_WGMMA_ROWS;
+  };
+  // What is copied for a block: of a pair what both see.
+  const auto copied = [&](uint first) {
+    return work.both ? kv_flash_span(row, args, where.z, work.from, work.to - work.from)
+                     : kv_flash_span(row, args, where.z, first, block(first));
+  };
   uint tile = 0;
   const uint team_of = kv_shuffle(kv_tid >> 7, 0);
   if (team_of == 2u) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    KvWgmmaCopies copies = {base, 0u};
-    for (uint first = from; first < to; first += KV_WGMMA_ROWS) {
-      const uint here = to - first < KV_WGMMA_ROWS ? to - first : KV_WGMMA_ROWS;
-      kv_wgmma_fill(copies, tile, keys, values, pages + row.pages_at,
-                    kv_flash_span(row, args, where.z, first, here), args.kv_heads, where.y,
-                    kv_tid - 256u);
+    const KvWgmmaCopies copies = {base, where.y, args.kv_heads, work.both, rank};
+    for (uint first = from; first < to && kv_tid == 256u; first += KV_WGMMA_ROWS) {
+      const KvFlashSpan span = copied(first);
+      kv_wgmma_fill(copies, tile, key_map, value_map, pages + row.pages_at, span.page, span.last);
     }
-    kv_wgmma_tell<0>(copies, kv_tid);
-    return;
+    __syncwarp();
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    const uint other = work.both ? kv_cluster_address(base, rank ^ 1u) : 0u;
+    const KvWgmmaTeam team = {base, team_of, kv_tid & 127u, other};
+    for (uint first = from; first < to; first += KV_WGMMA_ROWS) {
+      const KvFlashSpan all = copied(first);
+      KvFlashSpan span = kv_flash_span(row, args, where.z, first, block(first));
+      span.page = all.page, span.last = span.last < all.last ? span.last : all.last;
+      kv_wgmma_consume(team, tile, memory + (base - kv_address(memory)), q, row, out, sums, ends,
+                       args, span, all.last, where, first, block(first));
+    }
   }
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-  const KvWgmmaTeam team = {base, team_of, kv_tid & 127u};
-  for (uint first = from; first < to; first += KV_WGMMA_ROWS) {
-    const uint here = to - first < KV_WGMMA_ROWS ? to - first : KV_WGMMA_ROWS;
-    kv_wgmma_consume(team, tile, memory + (base - kv_address(memory)), q, row, out, sums, ends,
-                     args, kv_flash_span(row, args, where.z, first, here), where, first, here);
-  }
+  // Neither group ends before the other one's last arrival.
+  if (work.both) kv_cluster_arrive(), kv_cluster_wait();
 }

@@ -12,18 +12,6 @@
 #define KV_SKINNY_BOX 64      // numbers of a copy
 #define KV_SKINNY_NUMBERS (2 * KV_SKINNY_BOX)
 
-// A matrix as the copy engine knows it.
-struct __align__(64) KvTensorMap {
-  uint words[32];
-};
-
-// Numbers from `x` on of rows from `y` on; bar counts the bytes of the whole box.
-KV_FN void kv_skinny_copy(uint into, const KvTensorMap &map, uint x, uint y, uint bar) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-               "[%0], [%1, {%2, %3}], [%4];" ::"r"(into),
-               "l"(&map), "r"(x), "r"(y), "r"(bar)
-               : "memory");
-}
 KV_FN void kv_skinny_load(uint (&x)[4], uint at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
@@ -41,20 +29,6 @@ KV_FN void kv_skinny_mma(float (&c)[4], const uint (&a)[4], uint b0, uint b1) {
   else KV_SKINNY_MMA("f16");
 }
 
-KV_FN uint kv_cluster_rank() {
-  uint rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-KV_FN void kv_cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-KV_FN void kv_cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-KV_FN uint kv_cluster_address(uint at, uint rank) {
-  uint y;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(y) : "r"(at), "r"(rank));
-  return y;
-}
 // To another group's shared memory; its barrier counts the bytes.
 KV_FN void kv_cluster_put(uint at, float x, float y, uint bar) {
   asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 "
@@ -114,15 +88,15 @@ KV_FN void kv_skinny_fill(const KvTensorMap &x, const KvTensorMap &weights,
     kv_bar_expect(bar, own.stage);
     KV_UNROLL
     for (uint b = 0; b < 2u; ++b) {
-      kv_skinny_copy(into + 2u * b * own.half, weights, from + b * KV_SKINNY_BOX, low, bar);
-      kv_skinny_copy(into + (2u * b + 1u) * own.half, weights, from + b * KV_SKINNY_BOX, high, bar);
+      kv_tensor_copy(into + 2u * b * own.half, weights, from + b * KV_SKINNY_BOX, low, bar);
+      kv_tensor_copy(into + (2u * b + 1u) * own.half, weights, from + b * KV_SKINNY_BOX, high, bar);
     }
   };
   const auto put_rows = [&](uint at, uint step) {
     const uint into = own.base + at * own.stage + own.rows_at, bar = own.full + 8u * at;
     const uint from = (own.first + step) * KV_SKINNY_NUMBERS, box = PAIRS * 32u * KV_SKINNY_BOX;
-    kv_skinny_copy(into, x, from, 0u, bar);
-    kv_skinny_copy(into + box, x, from + KV_SKINNY_BOX, 0u, bar);
+    kv_tensor_copy(into, x, from, 0u, bar);
+    kv_tensor_copy(into + box, x, from + KV_SKINNY_BOX, 0u, bar);
   };
   const uint total = own.tiles * own.count, head = total < args.stages ? total : args.stages;
   uint tile = 0, step = 0;

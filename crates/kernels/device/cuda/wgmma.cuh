@@ -1,5 +1,5 @@
-// Pieces of attend_dense by products of warpgroups, for NVIDIA GPUs of compute capability 9.0:
-// shared memory and products. attend_wgmma.cuh puts them together.
+// Pieces of attend_dense for NVIDIA GPUs of compute capability 9.0: products of warpgroups, shared
+// memory and the copies to it. attend_wgmma.cuh puts them together.
 //
 // Shared memory is in the layout that the products ask for: 64 numbers of 128 rows after another,
 // and the 16-byte pieces of a row of 128 bytes in the order of piece ^ row % 8.
@@ -68,14 +68,66 @@ KV_FN void kv_wgmma_sums(float (&c)[8][4], const uint (&a)[4], kv_size b) {
 }
 #endif
 
-// A group's shared memory: query vectors, two stages of keys, two of values, and the barriers of
-// each stage, which say that it is full and that it is empty.
-KV_FN uint kv_wgmma_stage(uint base, uint side, uint stage) {
-  return base + (1u + 2u * side + stage) * KV_WGMMA_SIDE;
+// A group's shared memory: query vectors, stages of keys and of values, and the barriers of each
+// stage, which say that it is full and that it is empty.
+#define KV_WGMMA_STAGES 2
+
+KV_FN uint kv_wgmma_stage(uint base, uint side, uint tile) {
+  return base + (1u + KV_WGMMA_STAGES * side + tile % KV_WGMMA_STAGES) * KV_WGMMA_SIDE;
 }
-KV_FN uint kv_wgmma_full(uint base, uint side, uint stage) {
-  return base + 5u * KV_WGMMA_SIDE + (2u * side + stage) * 16u;
+KV_FN uint kv_wgmma_full(uint base, uint side, uint tile) {
+  return base + (1u + 2u * KV_WGMMA_STAGES) * KV_WGMMA_SIDE +
+         (KV_WGMMA_STAGES * side + tile % KV_WGMMA_STAGES) * 16u;
 }
-KV_FN uint kv_wgmma_empty(uint base, uint side, uint stage) {
-  return kv_wgmma_full(base, side, stage) + 8u;
+KV_FN uint kv_wgmma_empty(uint base, uint side, uint tile) {
+  return kv_wgmma_full(base, side, tile) + 8u;
+}
+// Whether the barriers of a tile's stage have come round an odd number of times in front of it.
+KV_FN uint kv_wgmma_odd(uint tile) { return tile / KV_WGMMA_STAGES & 1u; }
+
+// The pages that a group copies, and who reads them: the group's own warps, or those of both groups
+// of a cluster whose blocks are neighbours. Of these each group copies one page of a tile to both.
+struct KvWgmmaCopies {
+  uint base, head, kv_heads;
+  bool both;
+  uint rank; // in the cluster
+};
+
+// A tile of one side: pages of the numbers, as many as there are.
+KV_FN void kv_wgmma_copy(const KvWgmmaCopies &own, const KvTensorMap &map, uint side, uint tile,
+                         uint2 numbers, uint count) {
+  const uint full = kv_wgmma_full(own.base, side, tile);
+  kv_bar_wait(kv_wgmma_empty(own.base, side, tile), kv_wgmma_odd(tile) ^ 1u);
+  kv_bar_expect(full, (count < 2u ? count : 2u) * (KV_PAGE * 2u * KV_D));
+  KV_UNROLL
+  for (uint page = 0; page < 2; ++page) {
+    if (page >= count || (own.both && page != own.rank)) continue;
+    const uint row = ((page == 0u ? numbers.x : numbers.y) * own.kv_heads + own.head) * KV_PAGE;
+    KV_UNROLL
+    for (uint half = 0; half < KV_D / 64; ++half) {
+      const uint into = kv_wgmma_stage(own.base, side, tile) + half * KV_WGMMA_HALF +
+                        page * (KV_PAGE * 128u);
+      if (own.both) kv_tensor_copy_both(into, map, half * 64u, row, full);
+      else kv_tensor_copy(into, map, half * 64u, row, full);
+    }
+  }
+}
+
+// The thread that copies, from page to last of the list; tile: those of earlier blocks.
+KV_FN void kv_wgmma_fill(const KvWgmmaCopies &own, uint &tile, const KvTensorMap &keys,
+                         const KvTensorMap &values, const uint *list, uint page, uint last) {
+  const auto numbers = [&](uint at) {
+    uint2 two = {0, 0};
+    if (at < last) two.x = list[at];
+    if (at + 1u < last) two.y = list[at + 1u];
+    return two;
+  };
+  uint2 now = numbers(page), next = numbers(page + 2u);
+  if (page < last) kv_wgmma_copy(own, keys, 0u, tile, now, last - page);
+  for (; page < last; page += 2u, ++tile) {
+    const uint2 behind = numbers(page + 4u);
+    if (page + 2u < last) kv_wgmma_copy(own, keys, 0u, tile + 1u, next, last - page - 2u);
+    kv_wgmma_copy(own, values, 1u, tile, now, last - page);
+    now = next, next = behind;
+  }
 }

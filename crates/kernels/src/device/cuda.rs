@@ -16,13 +16,15 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut
 use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
-    BULK_GROUPS, BULK_SHARED_BYTES, FEW_GROUPS, GpuMatmul, Kernel, Params, SKINNY_SHARED_BYTES,
-    Spec, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes, has_bulk, has_wgmma, ops_program,
-    override_program, override_shared_bytes, program, wgmma_shared_bytes, with_dense_override,
-    with_skinny, with_wgmma_override,
+    Activations, BULK_GROUPS, BULK_SHARED_BYTES, FEW_GROUPS, GpuMatmul, Kernel, Params,
+    SKINNY_SHARED_BYTES, Spec, WGMMA_BOX, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes,
+    has_bulk, has_wgmma, ops_program, override_program, override_shared_bytes, program,
+    wgmma_shared_bytes, with_dense_override, with_skinny, with_wgmma_override,
 };
+use crate::PAGE_TOKENS;
 
 mod library;
+mod maps;
 mod module;
 pub(super) mod queue;
 mod results;
@@ -30,6 +32,7 @@ mod skinny;
 mod staging;
 
 pub use library::{CudaLibrary, LibraryError};
+use maps::{Matrix, TensorMap, tensor_map};
 use module::{Entry, Launch, Module};
 use skinny::Skinny;
 
@@ -83,6 +86,8 @@ pub struct CudaProgram {
     dense_bytes: u32,
     /// Threads of a group of it.
     dense_threads: usize,
+    /// Numbers of a head, where it takes keys and values by tensor maps.
+    mapped_heads: Option<usize>,
     /// The same of `attend_few`, for many groups and for few.
     few_bytes: [u32; 2],
     multiprocessors: usize,
@@ -129,7 +134,8 @@ impl CudaProgram {
                 program.entries[&kernel].allow_shared(bytes)?;
             }
         }
-        Ok(Self { attend_bytes, dense_bytes, dense_threads, few_bytes, ..program })
+        let mapped_heads = wgmma.then_some(dim);
+        Ok(Self { attend_bytes, dense_bytes, dense_threads, mapped_heads, few_bytes, ..program })
     }
 
     /// The kernels of a model.
@@ -163,6 +169,7 @@ impl CudaProgram {
             attend_bytes: 0,
             dense_bytes: 0,
             dense_threads: Kernel::AttendDense.threads(),
+            mapped_heads: None,
             few_bytes: [0; 2],
             multiprocessors: context.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
             early: major >= 9,
@@ -228,10 +235,17 @@ impl CudaProgram {
             Kernel::AttendDense => self.dense_threads,
             _ => kernel.threads(),
         };
+        let addresses: Vec<_> = addresses.collect();
+        let maps = match self.mapped_heads {
+            Some(dim) if kernel == Kernel::AttendDense => {
+                vec![page_map(addresses[1], dim)?, page_map(addresses[2], dim)?]
+            }
+            _ => Vec::new(),
+        };
         // SAFETY: the caller's promise.
         Ok(unsafe {
-            let launch = Launch { grid, threads, shared, early, maps: &[] };
-            self.entries[&kernel].launch(&self.stream, launch, addresses, words)
+            let launch = Launch { grid, threads, shared, early, maps: &maps };
+            self.entries[&kernel].launch(&self.stream, launch, &addresses, words)
         }?)
     }
 
@@ -252,7 +266,7 @@ impl CudaProgram {
         // SAFETY: the caller's promise.
         Ok(unsafe {
             let (entry, words) = (&self.entries[&Kernel::Skinny], skinny.params().words());
-            entry.launch(&self.stream, skinny.launch(&maps), std::iter::once(out), &words)
+            entry.launch(&self.stream, skinny.launch(&maps), &[out], &words)
         }?)
     }
 }
@@ -272,6 +286,14 @@ pub fn first_gpu() -> Option<Arc<CudaStream>> {
 /// GPU of such a compute capability.
 pub fn few_groups(capability: (i32, i32), dim: usize) -> usize {
     if capability == WGMMA && has_bulk(dim) { BULK_GROUPS } else { FEW_GROUPS }
+}
+
+/// The map of 16-bit pages, copied by 64 numbers of the tokens of one head. How many there are the
+/// caller of a launch knows: it promises numbers of pages within them.
+fn page_map(address: u64, dim: usize) -> Result<TensorMap, DriverError> {
+    let rows = i32::MAX as usize / PAGE_TOKENS * PAGE_TOKENS;
+    let pages = Matrix { address, numbers: Activations::F16, rows, columns: dim };
+    tensor_map(pages, [PAGE_TOKENS, WGMMA_BOX])
 }
 
 /// What the compiler calls a GPU; that of 9.0 has products of warpgroups by a name of its own.

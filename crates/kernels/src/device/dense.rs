@@ -21,6 +21,11 @@ impl DenseParams {
     pub fn grid(&self, tokens: usize, rows: usize) -> [usize; 3] {
         let vectors = tokens * (self.q_heads / self.kv_heads) as usize;
         let blocks = vectors.div_ceil(self.block as usize);
+        // Two groups side by side may be a cluster.
+        let blocks = match self.kernel() {
+            Kernel::AttendDense => blocks.next_multiple_of(2),
+            _ => blocks,
+        };
         [blocks * self.parts as usize * self.kv_heads as usize, rows, 1]
     }
 
@@ -90,10 +95,14 @@ pub fn has_wgmma(dim: usize) -> bool {
     [64, 128].contains(&dim)
 }
 
-/// Dynamic shared memory of a group of that: query vectors and two stages of two pages of keys and
-/// of values, their barriers, and what it takes to begin at a multiple of 1024.
+/// Stages of keys, and as many of values: as in wgmma.cuh.
+const WGMMA_STAGES: usize = 2;
+
+/// Dynamic shared memory of a group of that: query vectors and stages of two pages of keys and of
+/// values, two barriers a stage, and what it takes to begin at a multiple of 1024.
 pub fn wgmma_shared_bytes(dim: usize) -> u32 {
-    (5 * 2 * DENSE_MANY * dim + 64 + 1024) as u32
+    let stages = 2 * WGMMA_STAGES;
+    ((1 + stages) * 2 * DENSE_MANY * dim + stages * 16 + 1024) as u32
 }
 
 /// Whether an `attend_few` that copies by the copy engine comes with it.
@@ -195,5 +204,32 @@ mod tests {
         assert_eq!(dense_block(128, 1, 4), DENSE_FEW);
         assert_eq!(dense_block(128, 512, 4), DENSE_MANY);
         assert_eq!(dense_block(256, 512, 4), DENSE_MANY / 2);
+    }
+
+    #[test]
+    fn chunks_have_an_even_number_of_blocks() {
+        let params = |block| DenseParams {
+            q_heads: 32,
+            kv_heads: 8,
+            parts: 2,
+            block,
+            window: 0,
+            scale: 1.0,
+            soft_cap: 0.0,
+            numbers: 0,
+        };
+        for (block, tokens, blocks) in [
+            (DENSE_MANY, 1, 2),
+            (DENSE_MANY, 32, 2),
+            (DENSE_MANY, 33, 2),
+            (DENSE_MANY, 64, 2),
+            (DENSE_MANY, 65, 4),
+            (DENSE_FEW, 1, 1),
+            (DENSE_FEW, 4, 1),
+            (DENSE_FEW, 9, 3),
+        ] {
+            let grid = params(block as u32).grid(tokens, 3);
+            assert_eq!(grid, [blocks * 2 * 8, 3, 1], "{block} {tokens}");
+        }
     }
 }

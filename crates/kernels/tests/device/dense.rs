@@ -276,6 +276,7 @@ pub(crate) fn check_options<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
         Options { window: 1, ..MANY },
         Options { window: 64, ..MANY },
         Options { window: 100, soft_cap: 2.0, ..MANY },
+        Options { window: 64, parts: 3, ..MANY },
         Options { soft_cap: 30.0, ..MANY },
     ] {
         case.check(&machine, options);
@@ -296,13 +297,19 @@ pub(crate) fn check_sharp<M: Machine>(make: impl Fn(&Spec) -> M, dim: usize) {
     Case::new(shape, &[(100, 70)], 0.0).check(&machine, MANY);
 }
 
-/// More groups than two for each multiprocessor, and more than there are places for.
+/// More groups than two for each multiprocessor, and more than there are places for; and chunks.
 #[cfg(feature = "cuda")]
 pub(crate) fn check_many<M: Machine>(make: impl Fn(&Spec) -> M) {
     for (dim, parts) in [(64, 1), (128, 1), (128, 2)] {
         let shape = Shape { dim, kv_heads: 8, group: 4 };
         let case = Case::new(shape, &[(1090, 1); 40], 1.0).sampled(3);
         case.check(&make(&spec(dim, 4, 4)), Options { parts, ..FEW });
+        // Of nine, seven, one and no blocks: pairs, and some without another one.
+        let rows = [(1090, 270), (63, 200), (5, 20), (0, 2), (700, 1)];
+        let case = Case::new(shape, &rows, 1.0).sampled(101);
+        for window in [0, 100] {
+            case.check(&make(&spec(dim, 4, 4)), Options { parts, window, ..MANY });
+        }
     }
 }
 

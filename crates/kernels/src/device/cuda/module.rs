@@ -11,11 +11,11 @@ use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMI
 use cudarc::driver::sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
 use cudarc::driver::sys::{
     self, CUfunction, CUlaunchAttribute, CUlaunchAttributeValue, CUlaunchConfig, CUmodule,
-    CUtensorMap,
 };
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result as driver};
 
 use super::Kernel;
+use super::maps::TensorMap;
 
 /// The most buffers of a kernel.
 const MAX_BUFFERS: usize = 16;
@@ -48,9 +48,6 @@ pub(super) struct Launch<'a> {
     /// Its first arguments.
     pub(super) maps: &'a [TensorMap],
 }
-
-/// A matrix as the copy engine knows it.
-pub(super) type TensorMap = CUtensorMap;
 
 // SAFETY: handles of the driver, which any thread may use.
 unsafe impl Send for Module {}
@@ -103,12 +100,11 @@ impl Entry {
         self,
         stream: &CudaStream,
         launch: Launch<'_>,
-        addresses: impl Iterator<Item = u64>,
+        addresses: &[u64],
         words: &[u32],
     ) -> Result<(), DriverError> {
         let mut params = [0_u32; MAX_WORDS];
         params[..words.len()].copy_from_slice(words);
-        let mut buffers = [0_u64; MAX_BUFFERS];
         let mut arguments = [std::ptr::null_mut::<c_void>(); MAX_MAPS + MAX_BUFFERS + 1];
         let mut next = arguments.iter_mut();
         let mut add = |argument| {
@@ -117,9 +113,8 @@ impl Entry {
         for map in launch.maps {
             add((&raw const *map).cast_mut().cast());
         }
-        for (buffer, address) in buffers.iter_mut().zip(addresses) {
-            *buffer = address;
-            add((&raw mut *buffer).cast());
+        for address in addresses {
+            add((&raw const *address).cast_mut().cast());
         }
         add((&raw mut params).cast());
         let mut early = CUlaunchAttribute {

@@ -1,16 +1,9 @@
-//! The host's side of `skinny`: the tensor maps by which its kernel copies, and its launch.
-
-#![expect(unsafe_code, reason = "calls of the driver")]
-
-use std::ffi::c_void;
+//! The host's side of `skinny`: what its kernel copies, and its launch.
 
 use cudarc::driver::DriverError;
-use cudarc::driver::sys::{
-    self, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
-    CUtensorMapL2promotion, CUtensorMapSwizzle,
-};
 
-use super::module::{Launch, TensorMap};
+use super::maps::{Matrix, TensorMap, tensor_map};
+use super::module::Launch;
 use crate::device::{Activations, GpuMatmul, SKINNY_BOX, SKINNY_ROWS, SkinnyCut, SkinnyParams};
 
 /// A product, and how it is cut.
@@ -34,40 +27,13 @@ impl Skinny {
 
     /// Tensor maps of activations and weights at these addresses.
     pub(super) fn maps(&self, x: u64, weights: u64) -> Result<[TensorMap; 2], DriverError> {
-        let GpuMatmul { rows, output, .. } = self.shape;
+        let GpuMatmul { rows, input, output, .. } = self.shape;
         let columns = if self.gate.is_some() { 2 * output } else { output };
-        Ok([self.map(x, rows, self.cut.rows)?, self.map(weights, columns, self.cut.columns())?])
-    }
-
-    /// The map of a matrix of `rows` rows, copied so many at a time; what is outside is zeros.
-    fn map(&self, address: u64, rows: usize, box_rows: usize) -> Result<TensorMap, DriverError> {
-        let numbers = match self.shape.numbers {
-            Activations::BF16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        let map = |address, rows, box_rows| {
+            let matrix = Matrix { address, numbers: self.shape.numbers, rows, columns: input };
+            tensor_map(matrix, [box_rows, SKINNY_BOX])
         };
-        let sizes = [self.shape.input as u64, rows as u64];
-        let strides = [2 * self.shape.input as u64];
-        let (boxes, steps) = ([SKINNY_BOX as u32, box_rows as u32], [1, 1]);
-        let mut map = TensorMap { opaque: [0; 16] };
-        // SAFETY: all that the driver reads and writes outlives the call.
-        unsafe {
-            sys::cuTensorMapEncodeTiled(
-                &raw mut map,
-                numbers,
-                sizes.len() as u32,
-                address as *mut c_void,
-                sizes.as_ptr(),
-                strides.as_ptr(),
-                boxes.as_ptr(),
-                steps.as_ptr(),
-                CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-                CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        }
-        .result()?;
-        Ok(map)
+        Ok([map(x, rows, self.cut.rows)?, map(weights, columns, self.cut.columns())?])
     }
 
     pub(super) fn params(&self) -> SkinnyParams {
