@@ -156,11 +156,16 @@ fn replayed_steps_are_those_of_their_launches() {
     let tiny = files.load_at(&device.site, &mut |_, _| {}).unwrap();
     let plenty = PairLoad { pages: 512, requests: 40, output_tokens: 400, ..PairLoad::default() };
     let few = PairLoad { pages: 24, requests: 10, output_tokens: 200, ..PairLoad::default() };
+    // A request every five steps: 2,000 of them.
+    let long = PairLoad { pages: 160, requests: 400, output_tokens: 100, ..PairLoad::default() };
+    let loads = [("tq4", &plenty), ("auto", &few), ("f16", &plenty), ("tq4", &long)];
     for decoder in [Arc::new(tiny), Arc::new(dummy)] {
-        for (preset, load) in [("tq4", &plenty), ("auto", &few), ("f16", &plenty)] {
+        for (preset, load) in loads {
             let found = replay_agreement((&decoder, gpu), preset, load).unwrap();
             eprintln!("{preset}: {found:?}");
             assert_eq!((found.same, found.logprob), (found.tokens, 0.0), "{preset}");
+            let arrivals = 5 * (load.requests as u64 - 1);
+            assert!(found.steps >= arrivals, "{preset}: {} steps", found.steps);
         }
     }
 }
