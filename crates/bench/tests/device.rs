@@ -156,8 +156,8 @@ fn replayed_steps_are_those_of_their_launches() {
     let tiny = files.load_at(&device.site, &mut |_, _| {}).unwrap();
     let plenty = PairLoad { pages: 512, requests: 40, output_tokens: 400, ..PairLoad::default() };
     let few = PairLoad { pages: 24, requests: 10, output_tokens: 200, ..PairLoad::default() };
-    // A request every five steps: 2,000 of them.
-    let long = PairLoad { pages: 160, requests: 400, output_tokens: 100, ..PairLoad::default() };
+    // Over 2,000 steps: a request comes every five.
+    let long = PairLoad { pages: 160, requests: 401, output_tokens: 100, ..PairLoad::default() };
     let loads = [("tq4", &plenty), ("auto", &few), ("f16", &plenty), ("tq4", &long)];
     for decoder in [Arc::new(tiny), Arc::new(dummy)] {
         for (preset, load) in loads {

@@ -33,7 +33,7 @@ pub use params::{
     SoftCapParams, SplitParams, rule_code, sign_words,
 };
 pub use parts::{AttendRow, Cut, NO_MASK, parts_of};
-pub use skinny::{SKINNY_BOX, SKINNY_SHARED_BYTES, SkinnyCut};
+pub use skinny::{SKINNY_SHARED_BYTES, SkinnyCut};
 pub use spec::{Activations, MAX_QUERIES, Spec, Unsupported};
 
 /// Threads of a group, of most kernels.
@@ -42,8 +42,8 @@ const GROUP_THREADS: usize = 128;
 const ROW_THREADS: usize = 512;
 /// Threads of a group of the `attend_dense` of [`with_wgmma_override`].
 pub const WGMMA_THREADS: usize = 384;
-/// Numbers of a token's head that it copies at once.
-pub const WGMMA_BOX: usize = 64;
+/// 16-bit numbers of a row that the copy engine takes at once: 128 bytes, whose pieces it mixes.
+pub const TENSOR_BOX: usize = 64;
 /// Vectors that a group of `rotate` and `restore` takes.
 pub const GROUP_VECTORS: usize = 8;
 /// Rows that `matvec` takes at most.

@@ -21,15 +21,6 @@ KV_FN void kv_bar_expect(uint bar, uint bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes)
                : "memory");
 }
-KV_FN bool kv_bar_passed(uint bar, uint parity) {
-  uint passed;
-  asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-               "selp.u32 %0, 1, 0, p;\n}"
-               : "=r"(passed)
-               : "r"(bar), "r"(parity)
-               : "memory");
-  return passed != 0u;
-}
 // The GPU may write to a barrier after a wait for it is over, so nothing else takes its place.
 KV_FN void kv_bar_wait(uint bar, uint parity) {
   asm volatile("{\n.reg .pred p;\nAGAIN: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"

@@ -17,9 +17,9 @@ use cudarc::nvrtc::{result as nvrtc, sys};
 
 use super::{
     Activations, BULK_GROUPS, BULK_SHARED_BYTES, FEW_GROUPS, GpuMatmul, Kernel, Params,
-    SKINNY_SHARED_BYTES, Spec, WGMMA_BOX, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes,
-    has_bulk, has_wgmma, ops_program, override_program, override_shared_bytes, program,
-    wgmma_shared_bytes, with_dense_override, with_skinny, with_wgmma_override,
+    SKINNY_SHARED_BYTES, Spec, WGMMA_THREADS, dense_shared_bytes, few_shared_bytes, has_bulk,
+    has_wgmma, ops_program, override_program, override_shared_bytes, program, wgmma_shared_bytes,
+    with_dense_override, with_skinny, with_wgmma_override,
 };
 use crate::PAGE_TOKENS;
 
@@ -33,7 +33,7 @@ mod staging;
 
 pub use library::{CudaLibrary, LibraryError};
 use maps::{Matrix, TensorMap, tensor_map};
-use module::{Entry, Launch, Module};
+use module::{Entry, Launch, MAX_BUFFERS, Module};
 use skinny::Skinny;
 
 /// The compute capability that `with_wgmma_override` is written for.
@@ -235,17 +235,20 @@ impl CudaProgram {
             Kernel::AttendDense => self.dense_threads,
             _ => kernel.threads(),
         };
-        let addresses: Vec<_> = addresses.collect();
+        let mut places = [0; MAX_BUFFERS];
+        let buffers = places.iter_mut().zip(addresses);
+        let count = buffers.map(|(place, address)| *place = address).count();
         let maps = match self.mapped_heads {
             Some(dim) if kernel == Kernel::AttendDense => {
-                vec![page_map(addresses[1], dim)?, page_map(addresses[2], dim)?]
+                Some([page_map(places[1], dim)?, page_map(places[2], dim)?])
             }
-            _ => Vec::new(),
+            _ => None,
         };
+        let maps = maps.as_ref().map_or(&[][..], |maps| maps);
         // SAFETY: the caller's promise.
         Ok(unsafe {
-            let launch = Launch { grid, threads, shared, early, maps: &maps };
-            self.entries[&kernel].launch(&self.stream, launch, &addresses, words)
+            let launch = Launch { grid, threads, shared, early, maps };
+            self.entries[&kernel].launch(&self.stream, launch, &places[..count], words)
         }?)
     }
 
@@ -293,7 +296,7 @@ pub fn few_groups(capability: (i32, i32), dim: usize) -> usize {
 fn page_map(address: u64, dim: usize) -> Result<TensorMap, DriverError> {
     let rows = i32::MAX as usize / PAGE_TOKENS * PAGE_TOKENS;
     let pages = Matrix { address, numbers: Activations::F16, rows, columns: dim };
-    tensor_map(pages, [PAGE_TOKENS, WGMMA_BOX])
+    tensor_map(pages, PAGE_TOKENS)
 }
 
 /// What the compiler calls a GPU; that of 9.0 has products of warpgroups by a name of its own.

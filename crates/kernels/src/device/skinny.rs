@@ -1,13 +1,12 @@
 //! Geometry of `skinny`: how a product of few rows is cut for the multiprocessors of a GPU.
 
-use super::SKINNY_ROWS;
+use super::{SKINNY_ROWS, TENSOR_BOX};
 
 /// Columns of the matrix that a warp takes.
 const WARP_COLUMNS: usize = 16;
 /// Warps of a group that multiply. Fewer cannot keep up with the memory.
 const WARPS: std::ops::RangeInclusive<usize> = 4..=8;
-/// Numbers of the input in a box of a copy, and boxes in a stage: as in skinny.cuh.
-pub const SKINNY_BOX: usize = 64;
+/// Boxes of the input in a stage: as in skinny.cuh.
 const BOXES: usize = 2;
 /// Dynamic shared memory of a group at most: small groups of other kernels fit beside it, and no
 /// second one of its own.
@@ -65,7 +64,7 @@ impl SkinnyCut {
 
     /// A stage, and its two barriers.
     fn stage_bytes(&self) -> usize {
-        2 * BOXES * SKINNY_BOX * (WARP_COLUMNS * self.warps + self.rows) + 16
+        2 * BOXES * TENSOR_BOX * (WARP_COLUMNS * self.warps + self.rows) + 16
     }
 
     /// Sums of two tiles from the other group and their barriers, and what alignment may take.

@@ -304,7 +304,7 @@ pub(crate) fn check_many<M: Machine>(make: impl Fn(&Spec) -> M) {
         let shape = Shape { dim, kv_heads: 8, group: 4 };
         let case = Case::new(shape, &[(1090, 1); 40], 1.0).sampled(3);
         case.check(&make(&spec(dim, 4, 4)), Options { parts, ..FEW });
-        // Of nine, seven, one and no blocks: pairs, and some without another one.
+        // Of nine, seven and one blocks: pairs, and blocks without another one.
         let rows = [(1090, 270), (63, 200), (5, 20), (0, 2), (700, 1)];
         let case = Case::new(shape, &rows, 1.0).sampled(101);
         for window in [0, 100] {

@@ -10,7 +10,7 @@ use cudarc::driver::sys::{
     CUtensorMapL2promotion, CUtensorMapSwizzle,
 };
 
-use crate::device::Activations;
+use crate::device::{Activations, TENSOR_BOX};
 
 /// A matrix as the copy engine knows it.
 pub(super) type TensorMap = sys::CUtensorMap;
@@ -27,16 +27,16 @@ pub(super) struct Matrix {
     pub(super) columns: usize,
 }
 
-/// The map of a matrix that is copied in boxes of so many rows and numbers of each, swizzled by 128
-/// bytes; what is outside of the matrix is zeros.
-pub(super) fn tensor_map(matrix: Matrix, boxes: [usize; 2]) -> Result<TensorMap, DriverError> {
+/// The map of a matrix that is copied in boxes of so many rows and [`TENSOR_BOX`] numbers of each,
+/// swizzled by their 128 bytes; what is outside of the matrix is zeros.
+pub(super) fn tensor_map(matrix: Matrix, box_rows: usize) -> Result<TensorMap, DriverError> {
     let numbers = match matrix.numbers {
         Activations::BF16 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
     };
     let sizes = [matrix.columns as u64, matrix.rows as u64];
     let strides = [2 * matrix.columns as u64];
-    let (boxes, steps) = ([boxes[1] as u32, boxes[0] as u32], [1, 1]);
+    let (boxes, steps) = ([TENSOR_BOX as u32, box_rows as u32], [1, 1]);
     let mut map = TensorMap { opaque: [0; 16] };
     // SAFETY: all that the driver reads and writes outlives the call.
     unsafe {

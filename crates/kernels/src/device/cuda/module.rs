@@ -18,7 +18,7 @@ use super::Kernel;
 use super::maps::TensorMap;
 
 /// The most buffers of a kernel.
-const MAX_BUFFERS: usize = 16;
+pub(super) const MAX_BUFFERS: usize = 16;
 /// The most tensor maps, which are its first arguments.
 const MAX_MAPS: usize = 2;
 /// The most words of a struct of arguments; the driver copies as many as the kernel's own has.

@@ -4,7 +4,7 @@ use cudarc::driver::DriverError;
 
 use super::maps::{Matrix, TensorMap, tensor_map};
 use super::module::Launch;
-use crate::device::{Activations, GpuMatmul, SKINNY_BOX, SKINNY_ROWS, SkinnyCut, SkinnyParams};
+use crate::device::{Activations, GpuMatmul, SKINNY_ROWS, SkinnyCut, SkinnyParams};
 
 /// A product, and how it is cut.
 pub(super) struct Skinny {
@@ -31,7 +31,7 @@ impl Skinny {
         let columns = if self.gate.is_some() { 2 * output } else { output };
         let map = |address, rows, box_rows| {
             let matrix = Matrix { address, numbers: self.shape.numbers, rows, columns: input };
-            tensor_map(matrix, [box_rows, SKINNY_BOX])
+            tensor_map(matrix, box_rows)
         };
         Ok([map(x, rows, self.cut.rows)?, map(weights, columns, self.cut.columns())?])
     }
