@@ -3,9 +3,12 @@
 
 usage: compare-gpu.py [--kvant target/release/kvant] [--parts capacity,torch,bench,slope,serve,hf] [--out FOLDER]
                       [--cases 1x1024/256,64x1024/256,32x8192/256,16x32768/128] [--presets f16,k8v4,tq4]
-                      [--serve-cases 64x1024/256:f16,64x1024/256:tq4,32x8192/256:tq4,16x32768/128:tq4] [--limits bench=300,hf=200] [--weights file]
-needs: for torch and hf: torch with CUDA; for hf: transformers. Weights are made up and prompts are token ids; with --weights file
-kvant bench loads them from a file in FOLDER, which is written first, so that starts are those of a model on disk.
+                      [--serve-cases 64x1024/256:f16,64x1024/256:tq4,32x8192/256:tq4,16x32768/128:tq4] [--limits bench=300,hf=200]
+                      [--weights dummy|file|like-vllm]
+needs: for torch and hf: torch with CUDA; for hf: transformers. Prompts are token ids, weights are made up. At a GPU's limit of power the
+numbers in them decide too: --weights dummy has those of --load-format dummy, whose activations keep their size; file has a normal
+distribution of 0.02, as torch and hf here; like-vllm is uniform in ±0.001, norms too, as vLLM's load_format=dummy has them, and so fit to
+stand beside its figures. The last two lie in a file in FOLDER, which is written first, so that starts are those of a model on disk.
 
 A case is STREAMSxPROMPT/OUTPUT. Parts, in the order given, each within its own limit of seconds (what runs longer is ended and
 named; the rest goes on):
@@ -225,8 +228,11 @@ def end(child):
             return
 
 
-def write_weights(config, path):
-    """A file of made-up weights in bf16: one block of numbers, over and over."""
+NUMBERS = {"file": lambda draw: draw.gauss(0, 0.02), "like-vllm": lambda draw: draw.uniform(-0.001, 0.001)}
+
+
+def write_weights(config, path, number):
+    """A file of made-up weights in bf16: one block of numbers, over and over, of a length that no matrix has rows of."""
     hidden, wide = config["hidden_size"], config["intermediate_size"]
     heads, keys = (config[name] * config["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
     ends = [("model.embed_tokens", (config["vocab_size"], hidden)), ("lm_head", (config["vocab_size"], hidden)), ("model.norm", (hidden,))]
@@ -241,7 +247,7 @@ def write_weights(config, path):
     text = json.dumps(head).encode()
     text += b" " * (-len(text) % 8)
     draw = random.Random(0)
-    wide_numbers = array.array("f", (draw.gauss(0, 0.02) for _ in range(1 << 20))).tobytes()
+    wide_numbers = array.array("f", (number(draw) for _ in range((1 << 20) + 7))).tobytes()
     block = bytearray(len(wide_numbers) // 2)
     block[0::2], block[1::2] = wide_numbers[2::4], wide_numbers[3::4]
     fresh = path.with_suffix(".new")
@@ -252,21 +258,34 @@ def write_weights(config, path):
     fresh.replace(path)
 
 
+def write_tokenizer(config, path):
+    """A token for each id, without which a model in a file is not served."""
+    vocab = {f"Ġ{number}": number for number in range(config["vocab_size"])}
+    bytes_of = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    path.write_text(json.dumps({"version": "1.0", "added_tokens": [], "pre_tokenizer": bytes_of, "decoder": bytes_of,
+                                "model": {"type": "BPE", "vocab": vocab, "merges": []}}))
+
+
 class Work:
     """What is measured, and until when the part that runs may take."""
 
     def __init__(self, args):
         self.args = args
         self.folder = pathlib.Path(args.out)
-        self.model = self.folder / f"llama-{args.shape}"
-        self.model.mkdir(parents=True, exist_ok=True)
-        (self.model / "config.json").write_text(json.dumps(SHAPES[args.shape], indent=1))
-        if args.weights == "file" and not (self.model / "model.safetensors").is_file():
-            write_weights(SHAPES[args.shape], self.model / "model.safetensors")
         self.file = self.folder / "compare-gpu.json"
         old = not args.fresh and self.file.is_file()
         self.found = json.loads(self.file.read_text()) if old else {}
         self.found.setdefault("failed", {})
+        weights = self.found.setdefault("weights", args.weights)
+        if weights != args.weights:
+            sys.exit(f"{self.file} has figures of --weights {weights}; take another --out, or --fresh")
+        self.model = self.folder / f"llama-{args.shape}-{weights}"
+        self.model.mkdir(parents=True, exist_ok=True)
+        shape, file = SHAPES[args.shape], self.model / "model.safetensors"
+        (self.model / "config.json").write_text(json.dumps(shape, indent=1))
+        if weights in NUMBERS and not file.is_file():
+            write_tokenizer(shape, self.model / "tokenizer.json")
+            write_weights(shape, file, NUMBERS[weights])
         self.until = 0.0
 
     def save(self):
@@ -310,8 +329,7 @@ class Work:
     def kvant(self, *command, preset=None):
         """Flags of every command that has a model."""
         args = self.args
-        # A server of a model needs its tokenizer.
-        load = "auto" if args.weights == "file" and command == ("bench",) else "dummy"
+        load = "auto" if args.weights in NUMBERS else "dummy"
         flags = [args.kvant, *command, str(self.model), "--load-format", load, "--device", args.device,
                  "--memory-fraction", str(args.memory_fraction), *shlex.split(args.kvant_flags)]
         return flags + (["--kv-cache", preset] if preset else [])
@@ -493,7 +511,8 @@ def rows_of(title, heads, rows):
 def markdown(found):
     machine = found.get("machine", {})
     copy = f"; copies at {machine['copy_tb_s']:.2f} TB/s" if "copy_tb_s" in machine else ""
-    lines = [f"{machine.get('gpu') or machine.get('kvant', 'no GPU')}{copy}. A case is streams x prompt / output.", ""]
+    gpu = machine.get("gpu") or machine.get("kvant", "no GPU")
+    lines = [f"{gpu}{copy}. Weights: {found['weights']}. A case is streams x prompt / output.", ""]
     graph, table = found.get("torch", {}), found.get("bench", {})
     names = list(dict.fromkeys([*graph, *(case for rows in table.values() for case in rows)]))
     if names:
@@ -567,7 +586,7 @@ def arguments():
     parse.add_argument("--step-tokens", type=int, default=8192)
     parse.add_argument("--memory-fraction", type=float, default=0.9)
     parse.add_argument("--limits", default="", help="PART=SECONDS, separated by commas")
-    parse.add_argument("--weights", choices=["dummy", "file"], default="dummy")
+    parse.add_argument("--weights", choices=["dummy", *NUMBERS], default="dummy")
     parse.add_argument("--device", default="cuda")
     parse.add_argument("--shape", choices=SHAPES, default="8b")
     parse.add_argument("--worker", choices=["torch", "hf"], help=argparse.SUPPRESS)
