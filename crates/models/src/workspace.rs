@@ -11,6 +11,10 @@ use kvant_kernels::device::Place;
 use crate::gpu::{GpuStep, StepRoom};
 use crate::{DecoderSpec, ExpertSpec, Heads, Rotary, Site};
 
+/// Buffers grow by whole multiples of so many tokens: rows in decode come beside a step's prompts,
+/// one more or less each time.
+const ROOM: usize = 64;
+
 /// Buffers of one decoder's steps; whoever calls `Decoder::forward` owns them.
 #[derive(Debug)]
 pub struct Workspace {
@@ -129,6 +133,12 @@ impl Workspace {
         Self { widths, site: site.clone(), rotaries: rotaries.to_vec(), step: None, head: None }
     }
 
+    /// Tokens for which there is room after a step of so many: some more, since buffers that grow
+    /// are all made anew, and recorded steps with them.
+    pub fn room(tokens: usize) -> usize {
+        tokens.saturating_add(2 * ROOM - 1) / ROOM * ROOM
+    }
+
     /// Activations of a step of so many tokens, with the numbers of an earlier one.
     pub(crate) fn views(&mut self, tokens: usize) -> Result<&Views> {
         let step = match self.step.take() {
@@ -141,9 +151,10 @@ impl Workspace {
             // Freed before larger ones are made.
             before => {
                 drop(before);
-                let buffers = Buffers::new(&self.widths, tokens, (&self.site, &self.rotaries))?;
+                let room = Self::room(tokens);
+                let buffers = Buffers::new(&self.widths, room, (&self.site, &self.rotaries))?;
                 let views = Views::new(&self.widths, &buffers, tokens)?;
-                Activations { room: tokens, buffers, views, end: None }
+                Activations { room, buffers, views, end: None }
             }
         };
         Ok(&self.step.insert(step).views)
