@@ -17,7 +17,7 @@ use kvant_kv_cache::{DeviceStore, Format, average_bits, bits};
 use kvant_models::Decoder;
 
 pub use agreement::{Agreement, agreement, sample_requests};
-use cache::{Heads, cache_error, strange_pages};
+use cache::{Heads, LONG_PROMPTS, PROMPTS, Prompts, cache_error, strange_pages};
 pub use model::{PairLoad, ahead_agreement, model_agreement, replay_agreement};
 
 /// The largest relative error of attention: what queries of 15 bits and weights of 16 leave, on the
@@ -99,22 +99,31 @@ pub fn check_cache(gpu: &Gpu, each: &mut dyn FnMut(Check)) -> Result<()> {
             Format::TurboQuant(_) => "kv_append, kv_encode, kv_attend, kv_combine",
         };
         let name = format!("{kernels}: {name}, heads {q}/{kv} of {dim}");
-        each(Check::run(name, || {
-            let error = cache_error(gpu, heads, format)?;
-            anyhow::ensure!(
-                error <= ATTEND_ERROR,
-                "attention is off by {error:.1e}, {ATTEND_ERROR:.0e} at most"
-            );
-            Ok(format!("within {error:.1e} of the CPU"))
-        }));
+        each(attention(gpu, name, (heads, format), PROMPTS));
     }
-    let (heads, name, format) = (Heads { q: 2, kv: 1, dim: 64 }, "tq4", packed(4, 4)?);
+    let heads = Heads { q: 2, kv: 1, dim: 64 };
+    for (name, format) in [("f16", Format::Dense), ("tq4", packed(4, 4)?)] {
+        let name = format!("kv_attend_dense in parts: {name}, a short chunk of a long prompt");
+        each(attention(gpu, name, (heads, format), LONG_PROMPTS));
+    }
+    let (name, format) = ("tq4", packed(4, 4)?);
     each(Check::run(format!("kv_encode: {name}, numbers that are not finite"), || {
         let pages = strange_pages(gpu, heads, format)?;
         anyhow::ensure!(pages == 1, "{pages} pages were found to hold some, not 1");
         Ok("the page that holds some is counted when it is packed".to_owned())
     }));
     Ok(())
+}
+
+fn attention(gpu: &Gpu, name: String, (heads, format): (Heads, Format), of: Prompts) -> Check {
+    Check::run(name, || {
+        let error = cache_error(gpu, heads, format, of)?;
+        anyhow::ensure!(
+            error <= ATTEND_ERROR,
+            "attention is off by {error:.1e}, {ATTEND_ERROR:.0e} at most"
+        );
+        Ok(format!("within {error:.1e} of the CPU"))
+    })
 }
 
 /// Kernels of several caches, compiled together.

@@ -30,12 +30,16 @@ impl Heads {
     }
 }
 
-/// Tokens of the prompts of the sequences, and how many rows follow.
-const PROMPTS: [usize; 3] = [161, 63, 1];
-const CHUNK_TOKENS: usize = 100;
-/// Tokens that are asked for of a chunk that does not begin its prompt.
-const LAST: usize = 3;
+/// Tokens of the prompts of the sequences.
+pub(super) type Prompts = [usize; 3];
+pub(super) const PROMPTS: Prompts = [161, 63, 1];
+/// The first one's last chunk is short and has so many pages that they are attended over in parts.
+pub(super) const LONG_PROMPTS: Prompts = [1225, 63, 1];
+/// Rows that follow.
 const DECODED: usize = 40;
+const CHUNK_TOKENS: usize = 100;
+/// Tokens that are asked for of every second chunk; of the others all are.
+const LAST: usize = 3;
 const SEED: u64 = 5;
 
 /// Positions of decode rows whose keys or values have a number that is not finite, all of the first
@@ -56,31 +60,36 @@ struct Pair<'a> {
 
 /// The largest relative error of a query vector, against the CPU's kernels. Pages must be equal bit
 /// for bit.
-pub(super) fn cache_error(gpu: &Gpu, heads: Heads, format: Format) -> Result<f64> {
-    let longest = PROMPTS[0] + DECODED;
+pub(super) fn cache_error(
+    gpu: &Gpu,
+    heads: Heads,
+    format: Format,
+    prompts: Prompts,
+) -> Result<f64> {
+    let longest = prompts[0] + DECODED;
     let stride = pages_for(longest);
-    let mut pair = Pair::new(gpu, heads, format, stride * PROMPTS.len())?;
-    let lists: Vec<Vec<PageId>> = (0..PROMPTS.len())
-        .map(|index| (0..stride).map(|page| (page * PROMPTS.len() + index) as PageId).collect())
+    let mut pair = Pair::new(gpu, heads, format, stride * prompts.len())?;
+    let lists: Vec<Vec<PageId>> = (0..prompts.len())
+        .map(|index| (0..stride).map(|page| (page * prompts.len() + index) as PageId).collect())
         .collect();
-    for (index, total) in PROMPTS.into_iter().enumerate() {
+    for (index, total) in prompts.into_iter().enumerate() {
         pair.prompt(index as u32, total, &lists[index])?;
     }
     for step in 0..DECODED {
         // The later ones join later.
-        let rows: Vec<Row<'_>> = (0..PROMPTS.len())
+        let rows: Vec<Row<'_>> = (0..prompts.len())
             .filter(|index| step >= 3 * index)
             .map(|index| Row {
                 pages: &lists[index],
                 tail: index as u32,
-                position: PROMPTS[index] + step - 3 * index,
+                position: prompts[index] + step - 3 * index,
                 tokens: 1,
             })
             .collect();
         pair.decode(&rows)?;
     }
     pair.device.finish()?;
-    let lengths = PROMPTS.iter().enumerate().map(|(index, total)| total + DECODED - 3 * index);
+    let lengths = prompts.iter().enumerate().map(|(index, total)| total + DECODED - 3 * index);
     pair.same_pages(&lists, &lengths.collect::<Vec<_>>(), format)?;
     Ok(pair.worst)
 }
@@ -114,7 +123,7 @@ pub(super) fn strange_pages(gpu: &Gpu, heads: Heads, format: Format) -> Result<u
 impl<'a> Pair<'a> {
     fn new(gpu: &'a Gpu, heads: Heads, format: Format, pages: usize) -> Result<Self> {
         let shape = heads.shape(format);
-        let (tails, staging_tokens) = (PROMPTS.len(), 4 * PAGE_TOKENS);
+        let (tails, staging_tokens) = (PROMPTS.len(), pages * PAGE_TOKENS);
         let room = DeviceRoom { pages, tails, staging_tokens, q_heads: heads.q };
         let most = CHUNK_TOKENS * heads.q * heads.dim * size_of::<f32>();
         Ok(Self {
@@ -190,8 +199,9 @@ impl<'a> Pair<'a> {
         for start in (0..total).step_by(CHUNK_TOKENS) {
             let span = Span { start, end: (start + CHUNK_TOKENS).min(total), total };
             let tokens = span.end - start;
-            // Of later chunks, as in a model's last layer, few tokens are asked for.
-            let asked = if start == 0 { 0..tokens } else { tokens - LAST..tokens };
+            // As in a model's last layer and in the others.
+            let few = start / CHUNK_TOKENS % 2 == 1;
+            let asked = if few { tokens - LAST..tokens } else { 0..tokens };
             let mut numbers = self.numbers(tokens);
             numbers[0].drain(..asked.start * self.heads.q * self.heads.dim);
             let [q, k, v] = &numbers;

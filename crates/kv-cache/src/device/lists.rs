@@ -185,12 +185,10 @@ impl Lists {
             lists.decode = lists.put_packed((&build.decode, filled), &build.pages, machine);
         }
         let pages = packed.then_some(&*build.pages);
-        lists.chunks = lists.put_chunks((&build.chunks, 1), pages, machine);
+        lists.chunks = lists.put_chunks(&build.chunks, pages, machine);
         lists.last = lists.chunks;
         if build.asked.queries < build.chunks.queries {
-            // Few tokens of long prompts: the GPU is not busy with one part of each.
-            let parts = parts_over_pages(&build.asked.dense, machine, build.asked.queries);
-            lists.last = lists.put_chunks((&build.asked, parts), pages, machine);
+            lists.last = lists.put_chunks(&build.asked, pages, machine);
         }
         // Of any length, so behind what a filled step has in its place.
         lists.pages = lists.put(1, &build.pages);
@@ -217,12 +215,9 @@ impl Lists {
     }
 
     /// Rows of chunks, with those that only a packed layer has if there are `pages` for them.
-    fn put_chunks(
-        &mut self,
-        (rows, parts): (&Chunked, usize),
-        pages: Option<&[u32]>,
-        machine: Machine,
-    ) -> ChunkRows {
+    fn put_chunks(&mut self, rows: &Chunked, pages: Option<&[u32]>, machine: Machine) -> ChunkRows {
+        // Few tokens behind many: the GPU is not busy with one part of each row.
+        let parts = parts_over_pages(&rows.dense, machine, rows.queries);
         let dense = self.put_rows(&rows.dense, parts);
         let mut chunks = ChunkRows { queries: rows.queries, dense, ..ChunkRows::default() };
         if let Some(pages) = pages {

@@ -161,6 +161,21 @@ fn the_last_layer_has_rows_of_what_it_is_asked_for() {
 }
 
 #[test]
+fn a_short_chunk_of_a_long_prompt_is_cut_into_parts() {
+    let (pages, machine) = ((0..40).collect::<Vec<u32>>(), Machine { room: 4096, ..MACHINE });
+    let mut loans = Loans::new(1, 40);
+    loans.open(0, 2560).unwrap();
+    let mut parts = |start, end| {
+        let (span, asked) = (Span { start, end, total: 2560 }, 0..end - start);
+        let chunk = Chunk { key: 0, span, pages: &pages, tail: 0, recent: None, asked };
+        let lists = Lists::new(step(&[], &[chunk]), &mut loans, true, machine).unwrap();
+        [lists.chunks.dense, lists.chunks.staged].map(|rows| rows.parts)
+    };
+    assert_eq!(parts(0, 2500), [1, 1], "more has no room");
+    assert_eq!(parts(2500, 2560), [40 / 8, 40 / 8], "eight pages each");
+}
+
+#[test]
 fn steps_that_are_filled_up_lie_alike() {
     let pages: Vec<u32> = (0..400).collect();
     let lists = |positions: &[usize]| {
