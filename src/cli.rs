@@ -225,7 +225,7 @@ pub(crate) struct ValueArgs {
     /// Sequences that compute at the same time
     #[arg(long)]
     pub(crate) sequences: Option<String>,
-    /// Tokens of one engine step
+    /// Prompt tokens of one engine step
     #[arg(long)]
     pub(crate) step_tokens: Option<String>,
     /// off, error, warn, info, debug or trace

@@ -24,7 +24,7 @@ use crate::step::Step;
 pub struct EngineOptions {
     /// Sequences in prefill and decode together.
     pub sequences: usize,
-    /// Tokens of one step at most.
+    /// Prompt tokens of one step at most.
     pub step_tokens: usize,
     /// Requests that may wait.
     pub waiting_requests: usize,
@@ -161,7 +161,7 @@ impl<R: Runner + 'static> Engine<R> {
         self.under_way = self.run_ahead(&step)?;
         let sampled = self.runner.finish(&step, &self.shared.heartbeat)?;
         if !step.prefill.is_empty() {
-            self.pace.learn(tokens(&step), start.elapsed());
+            self.pace.learn(prompt_tokens(&step), start.elapsed());
         }
         let emits = self.scheduler.commit(&step, sampled);
         self.shared.figures.steps.fetch_add(1, Relaxed);
@@ -332,8 +332,8 @@ impl<R: Runner + 'static> Engine<R> {
     }
 }
 
-fn tokens(step: &Step) -> usize {
-    step.decode.len() + step.prefill.iter().map(|chunk| chunk.tokens.len()).sum::<usize>()
+fn prompt_tokens(step: &Step) -> usize {
+    step.prefill.iter().map(|chunk| chunk.tokens.len()).sum()
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

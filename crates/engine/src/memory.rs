@@ -4,7 +4,7 @@
 use std::fmt;
 
 use kvant_kv_cache::{CacheShape, DeviceStore, PAGE_TOKENS, pages_for};
-use kvant_models::DecoderSpec;
+use kvant_models::{DecoderSpec, Workspace};
 
 use crate::runner::LOGIT_ROWS;
 
@@ -33,7 +33,7 @@ pub struct MemoryInputs<'a> {
     pub staging_tokens: Option<usize>,
     /// Sequences that compute at the same time.
     pub sequences: usize,
-    /// Tokens of a step.
+    /// Prompt tokens of a step; a token of each sequence comes beside them.
     pub step_tokens: usize,
     /// Whether it is a GPU's memory: 16-bit layers need no staging there, and attention has room of
     /// its own.
@@ -139,13 +139,13 @@ impl MemoryPlan {
     /// was asked for, staging may be smaller: longer prompts then convert early.
     pub fn new(inputs: &MemoryInputs<'_>) -> Result<Self, MemoryError> {
         let MemoryInputs { available_bytes, weight_bytes, .. } = *inputs;
-        let mut workspace_bytes = workspace_bytes(inputs.spec, inputs.step_tokens);
+        let mut workspace_bytes = workspace_bytes(inputs);
         let page_bytes = inputs.shape.page_bytes().max(1);
         let mut tile_bytes = inputs.shape.dense_page_bytes().max(1);
         if inputs.on_gpu {
             tile_bytes = inputs.shape.tail_bytes();
-            workspace_bytes += GPU_BYTES;
-            workspace_bytes += DeviceStore::scratch_bytes(&inputs.shape, inputs.spec.heads.q);
+            let scratch = DeviceStore::scratch_bytes(&inputs.shape, inputs.spec.heads.q);
+            workspace_bytes = workspace_bytes.saturating_add(GPU_BYTES + scratch);
         }
         let tail_bytes = inputs.shape.tail_bytes().saturating_mul(inputs.sequences as u64);
         let recording_bytes = if inputs.records { RECORDING_BYTES } else { 0 };
@@ -230,8 +230,9 @@ fn context(inputs: &MemoryInputs<'_>, most: usize) -> Result<usize, MemoryError>
 }
 
 /// Bytes of a step's activations, its logits and the kernels' buffers, from above.
-fn workspace_bytes(spec: &DecoderSpec, step_tokens: usize) -> u64 {
-    let heads = spec.heads;
+fn workspace_bytes(inputs: &MemoryInputs<'_>) -> u64 {
+    let MemoryInputs { spec, step_tokens, sequences, .. } = *inputs;
+    let (tokens, heads) = (Workspace::room(step_tokens.saturating_add(sequences)), spec.heads);
     let (q, qkv) = (heads.q * heads.dim, (heads.q + 2 * heads.kv) * heads.dim);
     let (wide, inner) = (qkv.max(2 * spec.intermediate), q.max(spec.intermediate));
     // The residual stream, a normed copy, what is added; q, k, v joined (or gate and up), and
@@ -239,11 +240,11 @@ fn workspace_bytes(spec: &DecoderSpec, step_tokens: usize) -> u64 {
     let views = 3 * spec.hidden + wide + qkv + inner;
     // Both roundings of a product's activations and both results; running sums of attention.
     let kernels = 2 * inner.max(spec.hidden) + 2 * wide + 2 * q;
-    let activations = step_tokens * (views + kernels) * size_of::<f32>();
+    let activations = tokens.saturating_mul((views + kernels) * size_of::<f32>());
     // Logits and a copy of them while they are cut.
     let logits = 2 * LOGIT_ROWS * spec.vocab * size_of::<f32>();
     // Fixed: threads, buffers of the kernels, the binary itself.
-    (activations + logits + (32 << 20)) as u64
+    activations.saturating_add(logits + (32 << 20)) as u64
 }
 
 /// Bytes as people read them.

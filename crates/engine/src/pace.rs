@@ -1,4 +1,4 @@
-//! `Pace`: how many tokens a step may have so that it does not take long.
+//! `Pace`: how many tokens of prompts a step may have so that it does not take long.
 //!
 //! A client that leaves is noticed between steps, and streams get a token a step: both want steps
 //! of a bounded time, while the speed of prefill differs by orders of magnitude between models and
@@ -10,7 +10,7 @@ use std::time::Duration;
 const STEP: Duration = Duration::from_millis(400);
 /// Tokens of the first step, when nothing is known yet.
 const FIRST_TOKENS: usize = 32;
-/// Tokens of a step at least.
+/// Prompt tokens of a step at least.
 const LEAST_TOKENS: usize = 16;
 
 /// The budget of the next step.
@@ -26,12 +26,13 @@ impl Pace {
         Self { budget_tokens: FIRST_TOKENS.min(most_tokens), most_tokens }
     }
 
-    /// Tokens of the next step.
+    /// Prompt tokens of the next step.
     pub(crate) fn budget_tokens(&self) -> usize {
         self.budget_tokens
     }
 
-    /// Learns from a step that used its whole budget; others say little about speed.
+    /// Learns from a step with so many prompt tokens, if they used its whole budget; others say
+    /// little about speed.
     pub(crate) fn learn(&mut self, tokens: usize, took: Duration) {
         if tokens < self.budget_tokens {
             return;

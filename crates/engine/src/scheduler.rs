@@ -84,8 +84,12 @@ impl Scheduler {
         id
     }
 
-    /// The next step, of at most `budget_tokens` tokens unless the rows in decode are more. Empty
-    /// if there is nothing to do.
+    /// The next step: rows in decode and at most `budget_tokens` tokens of prompts. Empty if there
+    /// is nothing to do.
+    ///
+    /// The newest token of a row is not counted: it costs little, and a prompt that fills some
+    /// steps would leave to a step of its own, for which there may be no other prompt, what its
+    /// chunks lack for rows. Older tokens that a row computes again are counted.
     pub fn plan(&mut self, budget_tokens: usize) -> Step {
         let mut step = Step::default();
         let mut index = 0;
@@ -95,9 +99,8 @@ impl Scheduler {
             }
             index += 1;
         }
-        let decoded: usize = step.decode.iter().map(|row| row.tokens.len()).sum();
-        let left = budget_tokens.saturating_sub(decoded);
-        let mut left = left.max(MIN_PREFILL_TOKENS);
+        let again: usize = step.decode.iter().map(|row| row.tokens.len() - 1).sum();
+        let mut left = budget_tokens.saturating_sub(again).max(MIN_PREFILL_TOKENS);
         let mut index = 0;
         while left > 0 && (index < self.running.len() || self.admit()) {
             let sequence = &self.running[index];

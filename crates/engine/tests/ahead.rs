@@ -1,4 +1,5 @@
-//! Steps that are planned before the results of the one in front are known.
+//! Plans of steps: how much they take of prompts, and those made before the results of the step in
+//! front are known.
 
 #![expect(clippy::unwrap_used, reason = "what tests share fails as the test does")]
 
@@ -173,6 +174,23 @@ fn no_step_runs_ahead_of_what_the_host_must_read_or_know() {
 
 fn plain() -> SamplingParams {
     SamplingParams::default()
+}
+
+#[test]
+fn rows_in_decode_take_nothing_from_a_prompt_that_fills_its_steps() {
+    let requests = (0..2).map(|_| request(vec![1; 10], 50)).collect();
+    let (mut scheduler, _) = decoding(requests);
+    let prompt = scheduler.submit(request(vec![1; 128], 50));
+    for start in [0, 64] {
+        let step = scheduler.plan(64);
+        let chunks: Vec<_> =
+            step.prefill.iter().map(|chunk| (chunk.seq, chunk.start, chunk.tokens.len())).collect();
+        assert_eq!((step.decode.len(), chunks), (2, vec![(prompt, start, 64)]));
+        let results = say(&step, 7);
+        scheduler.commit(&step, results);
+    }
+    let step = scheduler.plan(64);
+    assert_eq!((step.decode.len(), step.prefill.len()), (3, 0));
 }
 
 #[test]
