@@ -34,7 +34,7 @@ impl Heads {
 pub(super) type Prompts = [usize; 3];
 pub(super) const PROMPTS: Prompts = [161, 63, 1];
 /// The first one's last chunk is short and has so many pages that they are attended over in parts.
-pub(super) const LONG_PROMPTS: Prompts = [1225, 63, 1];
+pub(super) const LONG_PROMPTS: Prompts = [1025, 63, 1];
 /// Rows that follow.
 const DECODED: usize = 40;
 const CHUNK_TOKENS: usize = 100;
