@@ -232,7 +232,7 @@ NUMBERS = {"file": lambda draw: draw.gauss(0, 0.02), "like-vllm": lambda draw: d
 
 
 def write_weights(config, path, number):
-    """A file of made-up weights in bf16: one block of numbers, over and over, of a length that no matrix has rows of."""
+    """A file of made-up weights in bf16: one block of numbers, over and over, of an odd length, so that rows differ."""
     hidden, wide = config["hidden_size"], config["intermediate_size"]
     heads, keys = (config[name] * config["head_dim"] for name in ("num_attention_heads", "num_key_value_heads"))
     ends = [("model.embed_tokens", (config["vocab_size"], hidden)), ("lm_head", (config["vocab_size"], hidden)), ("model.norm", (hidden,))]

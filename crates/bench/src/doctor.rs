@@ -112,9 +112,10 @@ pub fn check_cache(gpu: &Gpu, each: &mut dyn FnMut(Check)) -> Result<()> {
     Ok(())
 }
 
-fn attention(gpu: &Gpu, name: String, (heads, format): (Heads, Format), of: Prompts) -> Check {
+/// Attention of prompts, and of rows that follow them, beside the CPU's.
+fn attention(gpu: &Gpu, name: String, (heads, format): (Heads, Format), prompts: Prompts) -> Check {
     Check::run(name, || {
-        let error = cache_error(gpu, heads, format, of)?;
+        let error = cache_error(gpu, heads, format, prompts)?;
         anyhow::ensure!(
             error <= ATTEND_ERROR,
             "attention is off by {error:.1e}, {ATTEND_ERROR:.0e} at most"

@@ -337,3 +337,17 @@ fn zeros(length: usize, device: &Device) -> Result<Tensor> {
 fn first(buffer: &Tensor, shape: &[usize]) -> Result<Tensor> {
     buffer.narrow(0, 0, shape.iter().product())?.reshape(shape)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_some_tokens_more() {
+        for tokens in [1, 63, 64, 65, 2048, 8192, 8193] {
+            let room = Workspace::room(tokens);
+            assert!((tokens + ROOM..tokens + 2 * ROOM).contains(&room), "{tokens}: {room}");
+        }
+        assert!(Workspace::room(usize::MAX) > usize::MAX - ROOM);
+    }
+}
