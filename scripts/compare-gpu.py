@@ -7,8 +7,8 @@ usage: compare-gpu.py [--kvant target/release/kvant] [--parts capacity,torch,ben
                       [--weights dummy|file|like-vllm]
 needs: for torch and hf: torch with CUDA; for hf: transformers. Prompts are token ids, weights are made up. At a GPU's limit of power the
 numbers in them decide too: --weights dummy has those of --load-format dummy, whose activations keep their size; file has a normal
-distribution of 0.02, as torch and hf here; like-vllm is uniform in ±0.001, norms too, as vLLM's load_format=dummy has them, and so fit to
-stand beside its figures. The last two lie in a file in FOLDER, which is written first, so that starts are those of a model on disk.
+distribution of 0.02, norms too, as hf here (torch's norms are around 1); like-vllm is uniform in ±0.001, norms too, as vLLM's
+load_format=dummy has them, and so fit to stand beside its figures. The last two lie in a file in FOLDER, which is written first, so that starts are those of a model on disk.
 
 A case is STREAMSxPROMPT/OUTPUT. Parts, in the order given, each within its own limit of seconds (what runs longer is ended and
 named; the rest goes on):
@@ -20,7 +20,7 @@ named; the rest goes on):
   slope     kvant bench, 8 streams over contexts: milliseconds a step per 1000 tokens of context, over the 16-bit cache's. A case's
             output must outlast the prompts: 8 of 128k are 128 steps of 8,192 tokens, so 8x98304/256, 8x130816/256
   serve     kvant serve and kvant bench serve on the same machine: all requests at time 0; output tokens/s to the last token
-  hf        transformers' continuous batching, attention paged|sdpa, on the first case of --hf-cases
+  hf        transformers' continuous batching, attention paged|sdpa, on --hf-cases, and each with an eighth of the output
 The table goes to stdout and FOLDER/compare-gpu.md, everything measured to FOLDER/compare-gpu.json after every step of it. A JSON that is
 there is added to, so that parts may come from several calls; --fresh begins anew. `--shape tiny --device cpu` tries the script itself.
 """
