@@ -8,7 +8,8 @@ usage: compare-gpu.py [--kvant target/release/kvant] [--parts capacity,torch,ben
 needs: for torch and hf: torch with CUDA; for hf: transformers. Prompts are token ids, weights are made up. At a GPU's limit of power the
 numbers in them decide too: --weights dummy has those of --load-format dummy, whose activations keep their size; file has a normal
 distribution of 0.02, norms too, as hf here (torch's norms are around 1); like-vllm is uniform in ±0.001, norms too, as vLLM's
-load_format=dummy has them, and so fit to stand beside its figures. The last two lie in a file in FOLDER, which is written first, so that starts are those of a model on disk.
+load_format=dummy has them, and so fit to stand beside its figures. The last two lie in a file in FOLDER, which is written first, so
+that starts are those of a model on disk, as far as the system has it in memory.
 
 A case is STREAMSxPROMPT/OUTPUT. Parts, in the order given, each within its own limit of seconds (what runs longer is ended and
 named; the rest goes on):
