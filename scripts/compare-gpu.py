@@ -25,7 +25,7 @@ named; the rest goes on):
 The table goes to stdout and FOLDER/compare-gpu.md, everything measured to FOLDER/compare-gpu.json after every step of it. A JSON that is
 there is added to, so that parts may come from several calls; --fresh begins anew. `--shape tiny --device cpu` tries the script itself.
 """
-import argparse, array, json, math, os, pathlib, queue, random, shlex, signal, statistics, subprocess, sys, threading, time
+import argparse, array, json, math, os, pathlib, queue, random, shlex, signal, statistics, subprocess, sys, threading, time, urllib.request
 
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "hidden_size": 4096,
          "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
@@ -462,6 +462,11 @@ def served(work, preset, wanted):
             seconds = float(ready[-1].split("ready in ")[1].split()[0])
             work.part("starts").setdefault(f"serve {preset}", []).append(seconds)
         url = line.removeprefix("listening on ").strip()
+        try:
+            with urllib.request.urlopen(f"{url}/admin/status", timeout=10) as status:
+                work.part("machine").setdefault("kvant", json.load(status)["model"]["device"])
+        except OSError as error:
+            raise Failed(f"the server does not tell its device: {error}") from None
         # Not measured: the engine learns how many tokens a step may have.
         first = wanted[0]
         few = Case(f"{min(first.streams, -(-2 * args.step_tokens // first.prompt))}x{first.prompt}/2")
@@ -512,7 +517,7 @@ def rows_of(title, heads, rows):
 def markdown(found):
     machine = found.get("machine", {})
     copy = f"; copies at {machine['copy_tb_s']:.2f} TB/s" if "copy_tb_s" in machine else ""
-    gpu = machine.get("gpu") or machine.get("kvant", "no GPU")
+    gpu = machine.get("gpu") or machine.get("kvant", "device not known")
     lines = [f"{gpu}{copy}. Weights: {found['weights']}. A case is streams x prompt / output.", ""]
     graph, table = found.get("torch", {}), found.get("bench", {})
     names = list(dict.fromkeys([*graph, *(case for rows in table.values() for case in rows)]))
